@@ -1,0 +1,89 @@
+/* The interface between the engine and whatever computes: our CPU engine, PyTorch, MLX, a vLLM server.
+ *
+ * Token ids go in, the logits of "yes" and "no" come out. Tokenizing, truncation, the sigmoid and the order stay in the engine, so that
+ * every backend sees the same ids and is judged by the same golden scores. A backend is one table of functions; a plug-in exports one
+ * table and nothing else.
+ *
+ * Threads: open, warm_up, score, stats and close of one backend are called from one and the same thread (the engine's), one at a time.
+ * probe may be called from any thread.
+ */
+#ifndef QR_ENGINE_BACKEND_H
+#define QR_ENGINE_BACKEND_H
+
+#include "base/error.h"
+#include "model/weights.h"
+
+enum { QR_BACKEND_ABI = 1 }; /* raised when a field changes meaning; fields are only appended */
+
+/* One prompt: the ids of its prefix followed by its own. Its score must equal that of the concatenation computed alone. */
+typedef struct qr_seq {
+    const uint32_t *ids; /* [n_ids], at least 1 */
+    size_t n_ids;
+    size_t prefix;       /* index into qr_batch.prefixes */
+} qr_seq;
+
+typedef struct qr_prefix {
+    const uint32_t *ids; /* [n_ids]; n_ids 0: nothing shared */
+    size_t n_ids;
+} qr_prefix;
+
+/* A packed batch: no padding, sequences of different lengths side by side. All pointers are borrowed for the call. */
+typedef struct qr_batch {
+    const qr_prefix *prefixes; /* [n_prefixes] */
+    size_t n_prefixes;
+    const qr_seq *seqs; /* [n_seqs], those of one prefix next to each other */
+    size_t n_seqs;
+    const volatile int *cancel; /* or NULL; polled at least every 100 ms of work; non-zero: return E_CANCELLED */
+} qr_batch;
+
+typedef struct qr_logits {
+    float yes, no; /* a backend that knows only the difference gives it as yes, and no = 0 */
+} qr_logits;
+
+typedef struct qr_backend_cfg {
+    const qr_model *model;     /* borrowed until close; NULL for a backend that keeps the model elsewhere (needs_model 0) */
+    const char *model_dir;
+    uint32_t yes_id, no_id;
+    qr_dtype dtype;            /* AUTO: the backend chooses */
+    int threads;               /* 0: the backend chooses */
+    size_t max_length;         /* longest prefix + sequence that score will be given */
+    size_t max_batch_tokens;   /* the engine aims at batches of this many own tokens; a single longer sequence comes alone */
+    size_t prefix_cache_bytes; /* 0: keep no prefix between calls */
+    qr_log_fn log;             /* or NULL */
+    void *log_arg;
+} qr_backend_cfg;
+
+typedef struct qr_backend_info {
+    char device[128]; /* one line for people */
+    char dtype[16];   /* the one in force */
+    int threads;
+    size_t memory_bytes; /* planned: weights as held, activations, caches when full */
+} qr_backend_info;
+
+typedef struct qr_backend_stats {
+    uint64_t computed_tokens, prefix_hits, prefix_misses;
+} qr_backend_stats;
+
+typedef struct qr_backend qr_backend; /* each backend's own */
+
+typedef struct qr_backend_ops {
+    uint32_t abi; /* QR_BACKEND_ABI */
+    const char *name;
+    int needs_model; /* 1: cfg.model must be open */
+    /* 0: cannot be used here; larger: preferred. Writes one line why (also when usable: what it found) to why[0..size). Cheap, no side effects. */
+    int (*probe)(char *why, size_t size);
+    qr_status (*open)(qr_backend **out, const qr_backend_cfg *cfg, qr_error *err);
+    void (*close)(qr_backend *backend);
+    /* Runs a tiny batch so that the first real one is not slow. NULL: nothing to warm up. */
+    qr_status (*warm_up)(qr_backend *backend, qr_error *err);
+    qr_status (*score)(qr_backend *backend, const qr_batch *batch, qr_logits *out /* [n_seqs] */, qr_error *err);
+    void (*info)(const qr_backend *backend, qr_backend_info *out);
+    void (*stats)(const qr_backend *backend, qr_backend_stats *out);
+} qr_backend_ops;
+
+/* Registered backends in order of preference, NULL at the end. */
+extern const qr_backend_ops *const qr_backends[];
+/* name NULL or "auto": the one with the highest probe. E_NOT_FOUND lists what there is; E_UNSUPPORTED says why it cannot be used. */
+qr_status qr_backend_choose(const qr_backend_ops **out, const char *name, qr_error *err);
+
+#endif

@@ -1,0 +1,20 @@
+/* config.json of a Qwen3 model: read, checked for consistency, refused where it asks for something that this program does not run. */
+#ifndef QR_MODEL_CONFIG_H
+#define QR_MODEL_CONFIG_H
+
+#include "base/error.h"
+
+typedef struct qr_config {
+    size_t n_layers, hidden, inter, vocab;
+    size_t n_heads, n_kv_heads, head_dim; /* n_heads is a multiple of n_kv_heads; head_dim is even and need not be hidden / n_heads */
+    size_t max_positions;
+    double rope_theta;
+    float rms_eps;
+    int tied;              /* the head is the embedding table */
+    char torch_dtype[16];  /* as written, "" if absent; informative only, every tensor has its own type */
+} qr_config;
+
+/* path: a config.json. Accepts what re-savers write (see config.c). */
+qr_status qr_config_read(qr_config *config, const char *path, qr_error *err);
+
+#endif
