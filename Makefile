@@ -1,0 +1,97 @@
+# The front door. Everything real is in CMakeLists.txt and scripts/; this file installs what is missing and calls them.
+#
+#   CC=clang                 another compiler, in its own folder (build-clang)
+#   SAN=address|undefined|thread   a sanitizer build, in its own folder (build-address); address comes with undefined
+#   CMAKE_FLAGS="-DQR_ONEDNN=OFF"  more options, for a folder that is configured for the first time
+
+comma := ,
+SAN ?=
+PREFIX ?= /usr/local
+FUZZ_SECONDS ?= 60
+CMAKE_FLAGS ?=
+
+# Which compiler: only a choice by name (make CC=clang) counts, not make's built-in "cc".
+ifeq ($(origin CC),default)
+  CC :=
+endif
+variant := $(if $(filter-out cc gcc,$(notdir $(CC))),-$(notdir $(CC)))$(if $(SAN),-$(SAN))
+BUILD := build$(variant)
+clang := $(if $(findstring clang,$(CC)),clang)
+
+configure := -G Ninja $(if $(CC),-DCMAKE_C_COMPILER=$(CC)) -DQR_TEST_DATA=$(CURDIR)/build/testdata $(if $(CI),-DQR_WERROR=ON)
+ifneq ($(filter-out address undefined thread,$(SAN)),)
+  $(error SAN is "$(SAN)"; expected address, undefined or thread)
+endif
+ifneq ($(SAN),)
+  configure += -DCMAKE_BUILD_TYPE=Debug -DCMAKE_C_FLAGS_DEBUG="-O1 -g" -DSAN=$(if $(filter address,$(SAN)),address$(comma)undefined,$(SAN))
+endif
+
+export CC := $(CC)
+ifeq ($(CC),)
+  unexport CC
+endif
+# Tests find the build by these two.
+export QR_BUILD := $(CURDIR)/$(BUILD)
+export QR_TEST_DATA := $(CURDIR)/build/testdata
+export PYTHONDONTWRITEBYTECODE := 1
+
+.DEFAULT_GOAL := build
+.PHONY: help build demo test test-unit test-python test-arm64 bench fuzz format format-check lint install clean data
+
+help: ## this list
+	@echo "usage: make TARGET [CC=clang] [SAN=address|undefined|thread]"
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
+
+build: ## the program, build/qwen-rerank, and both libraries (the default)
+	@scripts/deps.sh build test $(clang)
+	@test -e $(BUILD)/build.ninja || cmake -S . -B $(BUILD) $(configure) $(CMAKE_FLAGS)
+	@cmake --build $(BUILD)
+
+demo: build ## ranks some text found on this machine with a generated model
+	@scripts/demo.sh $(BUILD)
+
+data: build
+	@scripts/testdata.sh $(BUILD)/make_checkpoint build/testdata
+
+test: test-unit test-python ## all core tests: C unit tests, then the program and the library from outside
+
+test-unit: data
+	@scripts/san-env.sh "$(SAN)" ctest --test-dir $(BUILD) --output-on-failure
+
+# A sanitizer build skips the tests marked slow: they check speed and volume, or compile programs against the library.
+test-python: data
+	@scripts/venv.sh
+	@scripts/san-env.sh "$(SAN)" build/venv/bin/pytest -p no:cacheprovider -q $(if $(SAN),-m "not slow") tests
+
+test-arm64: ## cross-compiles for 64-bit ARM and runs the unit tests and golden scores under qemu
+	@scripts/deps.sh build test arm64
+	@scripts/arm64.sh
+
+bench: build ## speed on this machine
+	@$(BUILD)/bench $(BENCH_ARGS)
+
+fuzz: ## every parser under libFuzzer for FUZZ_SECONDS (60) each
+	@scripts/deps.sh build test clang
+	@test -e build-fuzz/build.ninja || cmake -S . -B build-fuzz -G Ninja -DCMAKE_C_COMPILER=clang -DCMAKE_BUILD_TYPE=Debug \
+	    -DCMAKE_C_FLAGS_DEBUG="-O1 -g" -DSAN=address,undefined -DQR_FUZZ=ON -DQR_TESTS=OFF -DQR_TEST_DATA=$(QR_TEST_DATA)
+	@cmake --build build-fuzz
+	@scripts/fuzz.sh build-fuzz $(FUZZ_SECONDS)
+
+format: ## formats all C files in place
+	@scripts/deps.sh lint
+	@scripts/lint.sh format
+
+format-check: ## fails if `make format` would change something
+	@scripts/deps.sh lint
+	@scripts/lint.sh format-check
+
+lint: build ## clang-tidy and shellcheck
+	@scripts/deps.sh lint
+	@scripts/lint.sh shell
+	@scripts/lint.sh tidy
+
+install: build ## into DESTDIR, under PREFIX (/usr/local)
+	@DESTDIR="$(DESTDIR)" cmake --install $(BUILD) --prefix "$(PREFIX)"
+
+clean: ## removes everything that was built
+	rm -rf build build-*
