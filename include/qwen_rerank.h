@@ -77,7 +77,7 @@ typedef struct qr_options {
     int threads;                /* 0: the physical cores that this process may use */
     size_t max_length;          /* longest prompt in tokens, template included; 0: 8192, or the model's own limit if lower */
     size_t max_batch_tokens;    /* tokens computed together; 0: 2048. A longer prompt still works. Changes memory and speed, not scores */
-    size_t prefix_cache_bytes;  /* bound of the cache of computed query prefixes; 0: 256 MiB; QR_SIZE_NONE: keep nothing between calls */
+    size_t prefix_cache_bytes;  /* bound of the cache of computed query prefixes; 0: 256 MiB; QR_SIZE_NONE: only the latest query's */
     const char *instruction;    /* default instruction; NULL: the model card's web-search instruction; "" is used as it is */
     /* Prompt of another model of this family. NULL: canonical. The body is query_template followed by document_template; {instruction},
      * {query} and {document} are replaced once and never inside user text. Special tokens are recognised in these four strings only. */
@@ -85,6 +85,7 @@ typedef struct qr_options {
     const char *yes_token, *no_token; /* NULL: "yes" and "no"; each must be a single token */
     qr_log_fn log;              /* NULL: silent */
     void *log_arg;
+    int warm_up;                /* 1: run a tiny batch while opening, so that the first call is as fast as the next */
 } qr_options;
 
 typedef struct qr_engine qr_engine;

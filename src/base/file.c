@@ -25,10 +25,10 @@ static qr_status open_regular(const char *path, int *fd, struct stat *st, qr_err
     *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not block the open */
     if (*fd < 0) return fail_errno(err, path, "open");
     qr_status status = QR_OK;
-    if (fstat(*fd, st) != 0)
-        status = fail_errno(err, path, "stat");
+    if (fstat(*fd, st) != 0) status = fail_errno(err, path, "stat");
     else if (!S_ISREG(st->st_mode))
-        status = qr_fail(err, QR_E_IO, "%s: expected a regular file, found %s", path, S_ISDIR(st->st_mode) ? "a directory" : "a special file");
+        status =
+            qr_fail(err, QR_E_IO, "%s: expected a regular file, found %s", path, S_ISDIR(st->st_mode) ? "a directory" : "a special file");
     if (status != QR_OK) {
         close(*fd);
         *fd = -1;
@@ -45,10 +45,8 @@ qr_status qr_file_open(qr_file *file, const char *path, qr_error *err)
     if (status != QR_OK) return status;
     if (st.st_size > 0) {
         void *p = mmap(NULL, (size_t) st.st_size, PROT_READ, MAP_SHARED, fd, 0);
-        if (p == MAP_FAILED)
-            status = fail_errno(err, path, "map");
-        else
-            *file = (qr_file){p, (size_t) st.st_size};
+        if (p == MAP_FAILED) status = fail_errno(err, path, "map");
+        else *file = (qr_file){p, (size_t) st.st_size};
     }
     close(fd);
     return status;
@@ -65,7 +63,8 @@ void qr_file_release(const qr_file *file, size_t offset, size_t size)
     size_t page = (size_t) sysconf(_SC_PAGESIZE);
     size_t begin = (offset + page - 1) / page * page; /* only whole pages inside the range: neighbours may be in use */
     size_t end = (offset + size) / page * page;
-    if (file->data != NULL && begin < end && end <= file->size) madvise((void *) (uintptr_t) (file->data + begin), end - begin, MADV_DONTNEED);
+    if (file->data != NULL && begin < end && end <= file->size)
+        madvise((void *) (uintptr_t) (file->data + begin), end - begin, MADV_DONTNEED);
 }
 
 qr_status qr_file_read(const char *path, size_t max_bytes, char **text, size_t *len, qr_error *err)

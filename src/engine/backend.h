@@ -19,7 +19,7 @@ enum { QR_BACKEND_ABI = 1 }; /* raised when a field changes meaning; fields are 
 typedef struct qr_seq {
     const uint32_t *ids; /* [n_ids], at least 1 */
     size_t n_ids;
-    size_t prefix;       /* index into qr_batch.prefixes */
+    size_t prefix; /* index into qr_batch.prefixes */
 } qr_seq;
 
 typedef struct qr_prefix {
@@ -41,14 +41,14 @@ typedef struct qr_logits {
 } qr_logits;
 
 typedef struct qr_backend_cfg {
-    const qr_model *model;     /* borrowed until close; NULL for a backend that keeps the model elsewhere (needs_model 0) */
+    const qr_model *model; /* borrowed until close; NULL for a backend that keeps the model elsewhere (needs_model 0) */
     const char *model_dir;
     uint32_t yes_id, no_id;
     qr_dtype dtype;            /* AUTO: the backend chooses */
     int threads;               /* 0: the backend chooses */
     size_t max_length;         /* longest prefix + sequence that score will be given */
     size_t max_batch_tokens;   /* the engine aims at batches of this many own tokens; a single longer sequence comes alone */
-    size_t prefix_cache_bytes; /* 0: keep no prefix between calls */
+    size_t prefix_cache_bytes; /* 0: keep the latest prefix only */
     qr_log_fn log;             /* or NULL */
     void *log_arg;
 } qr_backend_cfg;
@@ -70,7 +70,8 @@ typedef struct qr_backend_ops {
     uint32_t abi; /* QR_BACKEND_ABI */
     const char *name;
     int needs_model; /* 1: cfg.model must be open */
-    /* 0: cannot be used here; larger: preferred. Writes one line why (also when usable: what it found) to why[0..size). Cheap, no side effects. */
+    /* 0: cannot be used here; larger: preferred. Writes one line why (also when usable: what it found) to why[0..size). Cheap, no side
+     * effects. */
     int (*probe)(char *why, size_t size);
     qr_status (*open)(qr_backend **out, const qr_backend_cfg *cfg, qr_error *err);
     void (*close)(qr_backend *backend);

@@ -1,0 +1,167 @@
+/* The backend "cpu": our own engine. Cuts batches into passes that fit the planned memory and keeps the prefix cache. */
+#include "base/mem.h"
+#include "cpu/features.h"
+#include "cpu/forward.h"
+#include "cpu/kernels.h"
+#include "engine/backend.h"
+
+#include <stdio.h>
+#include <string.h>
+
+struct qr_backend {
+    qr_gemm_lib *lib;
+    qr_packed_model model;
+    qr_forward *forward;
+    qr_prefix_cache cache;
+    qr_fwd_seq *seqs;       /* [max_seqs] of the pass being gathered */
+    qr_prefix_kv **filling; /* [max_seqs] */
+    size_t max_seqs;
+    int threads;
+    const char *dtype;
+    size_t planned_bytes;
+    qr_backend_stats stats;
+};
+
+static int cpu_probe(char *why, size_t size)
+{
+    char features[96];
+    const qr_cpu *cpu = qr_cpu_get();
+    qr_cpu_features(features, sizeof features);
+    snprintf(why, size, "%s, %s, %s", cpu->model, features, qr_cpu_libraries());
+    return 10; /* always there; anything with an accelerator is preferred */
+}
+
+static void cpu_close(qr_backend *b)
+{
+    if (b == NULL) return;
+    qr_prefix_cache_deinit(&b->cache);
+    qr_forward_close(b->forward);
+    qr_packed_model_close(&b->model);
+    qr_gemm_lib_close(b->lib);
+    qr_free(b->seqs);
+    qr_free(b->filling);
+    qr_free(b);
+}
+
+static qr_status cpu_open(qr_backend **out, const qr_backend_cfg *cfg, qr_error *err)
+{
+    const qr_cpu *cpu = qr_cpu_get();
+    const qr_config *c = &cfg->model->config;
+    size_t max_tokens = cfg->max_batch_tokens > cfg->max_length ? cfg->max_batch_tokens : cfg->max_length;
+    *out = NULL;
+    qr_backend *b = qr_calloc(1, sizeof *b);
+    if (b == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for the CPU backend");
+    b->threads = cfg->threads > 0 ? cfg->threads : cpu->n_usable;
+    int want_bf16 = cfg->dtype == QR_DTYPE_BF16 || (cfg->dtype == QR_DTYPE_AUTO && cpu->native_bf16);
+    /* Asked for bf16 on a processor that cannot multiply it: f32 arithmetic on the same weights is both faster and more exact there. */
+    int bf16 = want_bf16 && cpu->native_bf16;
+    b->dtype = bf16 ? "bf16" : "f32";
+    b->max_seqs = max_tokens;
+    b->seqs = qr_calloc(b->max_seqs, sizeof *b->seqs);
+    b->filling = qr_calloc(b->max_seqs, sizeof(qr_prefix_kv *));
+    qr_status status =
+        b->seqs == NULL || b->filling == NULL ? qr_fail(err, QR_E_MEMORY, "no memory for %zu sequences", b->max_seqs) : QR_OK;
+    if (status == QR_OK) status = qr_gemm_lib_open(&b->lib, bf16, b->threads, err);
+    if (status == QR_OK) status = qr_packed_model_open(&b->model, cfg->model, b->lib, max_tokens, cfg->yes_id, cfg->no_id, err);
+    if (status == QR_OK) status = qr_forward_open(&b->forward, &b->model, b->threads, max_tokens, err);
+    if (status != QR_OK) {
+        cpu_close(b);
+        return status;
+    }
+    size_t v_stride = (c->head_dim + QR_KEY_BLOCK - 1) / QR_KEY_BLOCK * QR_KEY_BLOCK;
+    b->cache.limit_bytes = cfg->prefix_cache_bytes;
+    b->cache.kt_per_slot = c->n_layers * c->n_kv_heads * c->head_dim;
+    b->cache.floats_per_slot = b->cache.kt_per_slot + c->n_layers * c->n_kv_heads * v_stride;
+    b->planned_bytes = b->model.bytes + qr_forward_bytes(b->forward) + cfg->prefix_cache_bytes;
+    *out = b;
+    return QR_OK;
+}
+
+/* Runs the gathered sequences; prefixes among them become valid. */
+static qr_status run_pass(qr_backend *b, size_t n_seqs, size_t n_filling, const volatile int *cancel, qr_error *err)
+{
+    qr_status status = qr_forward_run(b->forward, b->seqs, n_seqs, cancel, err);
+    if (status != QR_OK) return status;
+    for (size_t i = 0; i < n_filling; i++) b->filling[i]->valid = 1;
+    for (size_t i = 0; i < n_seqs; i++) b->stats.computed_tokens += b->seqs[i].n_ids;
+    return QR_OK;
+}
+
+static qr_status score_all(qr_backend *b, const qr_batch *batch, qr_logits *out, qr_error *err)
+{
+    size_t n_seqs = 0, n_tokens = 0, n_slots = 0, n_filling = 0;
+    qr_status status;
+    for (size_t i = 0; i < batch->n_seqs; i++) {
+        const qr_seq *seq = &batch->seqs[i];
+        const qr_prefix *prefix = &batch->prefixes[seq->prefix];
+        qr_prefix_kv *kv = NULL;
+        if (prefix->n_ids > 0) {
+            if ((status = qr_prefix_cache_get(&b->cache, prefix->ids, prefix->n_ids, &kv, err)) != QR_OK) return status;
+            if (i == 0 || batch->seqs[i - 1].prefix != seq->prefix) {
+                if (kv->valid) b->stats.prefix_hits++;
+                else b->stats.prefix_misses++;
+            }
+        }
+        int in_pass = 0;
+        for (size_t f = 0; f < n_filling; f++) in_pass |= b->filling[f] == kv;
+        int fill = kv != NULL && !kv->valid && !in_pass;
+        size_t own = n_tokens + (fill ? prefix->n_ids : 0); /* the prefix takes no slots of the pass, and comes before its sequence */
+        if (n_seqs > 0 && !qr_forward_fits(b->forward, n_seqs + (size_t) fill, own, n_slots, seq->n_ids)) {
+            if ((status = run_pass(b, n_seqs, n_filling, batch->cancel, err)) != QR_OK) return status;
+            n_seqs = n_tokens = n_slots = n_filling = 0;
+            fill = kv != NULL && !kv->valid;
+        }
+        if (fill) {
+            b->seqs[n_seqs++] = (qr_fwd_seq){prefix->ids, prefix->n_ids, NULL, kv, NULL};
+            b->filling[n_filling++] = kv;
+            n_tokens += prefix->n_ids;
+        }
+        if (!qr_forward_fits(b->forward, n_seqs, n_tokens, n_slots, seq->n_ids))
+            return qr_fail(err, QR_E_TOO_LONG, "a prompt of %zu tokens does not fit the %zu that were planned", prefix->n_ids + seq->n_ids,
+                           b->model.n_positions);
+        b->seqs[n_seqs++] = (qr_fwd_seq){seq->ids, seq->n_ids, kv, NULL, &out[i]};
+        n_tokens += seq->n_ids;
+        n_slots += (seq->n_ids + QR_KEY_BLOCK - 1) / QR_KEY_BLOCK * QR_KEY_BLOCK;
+    }
+    return n_seqs > 0 ? run_pass(b, n_seqs, n_filling, batch->cancel, err) : QR_OK;
+}
+
+static qr_status cpu_score(qr_backend *b, const qr_batch *batch, qr_logits *out, qr_error *err)
+{
+    qr_status status = score_all(b, batch, out, err);
+    qr_prefix_cache_trim(&b->cache);
+    return status;
+}
+
+/* Touches the weights, compiles nothing more, and brings the threads up. */
+static qr_status cpu_warm_up(qr_backend *b, qr_error *err)
+{
+    static const uint32_t ids[QR_TILE_ROWS_SMALL] = {0};
+    qr_logits ignored;
+    qr_fwd_seq seq = {ids, QR_TILE_ROWS_SMALL < b->model.n_positions ? QR_TILE_ROWS_SMALL : b->model.n_positions, NULL, NULL, &ignored};
+    return qr_forward_run(b->forward, &seq, 1, NULL, err);
+}
+
+static void cpu_info(const qr_backend *b, qr_backend_info *out)
+{
+    const qr_cpu *cpu = qr_cpu_get();
+    *out = (qr_backend_info){.threads = b->threads, .memory_bytes = b->planned_bytes};
+    snprintf(out->device, sizeof out->device, "%s, %s, %d thread%s", cpu->model, qr_isa_name(cpu->isa), b->threads,
+             b->threads == 1 ? "" : "s");
+    snprintf(out->dtype, sizeof out->dtype, "%s", b->dtype);
+}
+
+static void cpu_stats(const qr_backend *b, qr_backend_stats *out) { *out = b->stats; }
+
+const qr_backend_ops qr_backend_cpu = {
+    .abi = QR_BACKEND_ABI,
+    .name = "cpu",
+    .needs_model = 1,
+    .probe = cpu_probe,
+    .open = cpu_open,
+    .close = cpu_close,
+    .warm_up = cpu_warm_up,
+    .score = cpu_score,
+    .info = cpu_info,
+    .stats = cpu_stats,
+};

@@ -1,0 +1,469 @@
+/* Forward pass over a packed batch, layer by layer and, within a layer, chunk by chunk of rows.
+ *
+ * All tokens of the batch stand side by side without padding: x [n_tokens, hidden] f32 is the residual stream. A layer works on chunks
+ * of CHUNK_ROWS rows so that the activations of a chunk stay in the cache while the layer's weights pass over them; since attention is
+ * causal, a chunk needs no keys beyond its own end, and a sequence may be longer than a chunk. K and V live for one layer only, except
+ * those of shared prefixes (prefix_cache.h). In the last layer only the last token of each sequence goes past K and V.
+ *
+ * Every step treats rows alone or reads keys of the row's own sequence in a fixed order, so a score does not depend on the batch, on
+ * its order or on the number of threads. One OpenMP team runs the whole pass; nothing is allocated in it.
+ *
+ * K and V of a sequence with `slots` key slots, one layer:
+ *   kt [n_kv_heads][slots / 16][head_dim][16]    v [n_kv_heads][slots][v_stride]
+ */
+#include "cpu/forward.h"
+
+#include "base/mem.h"
+#include "cpu/kernels.h"
+
+#include <math.h>
+#include <omp.h>
+#include <string.h>
+
+enum {
+    CHUNK_ROWS =
+        512,        /* at 0.6B shapes 1 to 6 MB of activations; larger gains nothing, weights are then read from memory < 5 % of the time */
+    ITEM_ROWS = 32, /* query rows of one attention task: enough to reuse K and V, few enough to balance threads */
+};
+_Static_assert(CHUNK_ROWS % QR_TILE_ROWS == 0, "chunk buffers hold whole tiles");
+
+typedef struct seq_state {
+    size_t start, n; /* tokens [start, start + n) of the pass */
+    size_t slots;    /* n rounded up to QR_KEY_BLOCK */
+    size_t slot0;    /* first slot in the per-layer buffers */
+    size_t position; /* of the first token */
+    const qr_prefix_kv *prefix;
+    qr_prefix_kv *fill;
+    qr_logits *out;
+} seq_state;
+
+typedef struct item {          /* an attention task: some rows of one sequence; every KV head is a task of its own */
+    uint32_t seq, row, n_rows; /* row: within the chunk */
+    uint32_t first;            /* index of the first row's token in its sequence */
+} item;
+
+struct qr_forward {
+    const qr_packed_model *model;
+    const qr_kernels *kernels;
+    int n_threads;
+    int bf16;
+    size_t es; /* bytes of an activation that feeds a product */
+    size_t v_stride;
+    size_t max_tokens, max_slots, max_seqs, max_items;
+    float *x;              /* [max_tokens, hidden] */
+    float *tail_x;         /* [max_seqs, hidden]: rows of last tokens in the last layer */
+    float *kt, *v;         /* one layer's keys and values, max_slots slots */
+    unsigned char *a;      /* [CHUNK_ROWS, hidden] normed rows */
+    float *q;              /* [CHUNK_ROWS, n_heads * head_dim] */
+    unsigned char *o;      /* [CHUNK_ROWS, n_heads * head_dim] attention output */
+    unsigned char *h;      /* [CHUNK_ROWS, inter] */
+    float *tiles;          /* [n_threads][QR_TILE_ROWS][widest block] */
+    float *attend_scratch; /* [n_threads][...] */
+    size_t tile_floats, attend_floats;
+    seq_state *seqs;      /* [max_seqs] */
+    uint32_t *token_seq;  /* [max_tokens] */
+    uint32_t *tail_token; /* [max_seqs]: the token of each tail row */
+    uint32_t *ids;        /* [max_tokens] */
+    item *items;          /* [max_items] of all chunks, then one per tail */
+    size_t *chunk_items;  /* [n_chunks + 1] */
+    size_t n_seqs, n_tokens, n_tails, n_chunks, n_tail_items;
+    size_t bytes;
+    struct block {
+        void **at;
+        size_t bytes;
+    } * blocks; /* what to free */
+    size_t n_blocks;
+    int stop;
+};
+
+static size_t round_up(size_t x, size_t to) { return (x + to - 1) / to * to; }
+
+/* ---- memory ------------------------------------------------------------------------------------------------------------------- */
+
+enum { MAX_BLOCKS = 16 };
+
+static int reserve(qr_forward *fw, void *pointer_to_array, size_t n, size_t size)
+{
+    size_t bytes;
+    void **at = pointer_to_array;
+    if (__builtin_mul_overflow(n, size, &bytes) || (*at = qr_pages_alloc(bytes)) == NULL) return 0;
+    fw->blocks[fw->n_blocks++] = (struct block){at, bytes};
+    fw->bytes += bytes;
+    return 1;
+}
+
+qr_status qr_forward_open(qr_forward **out, const qr_packed_model *model, int n_threads, size_t max_tokens, qr_error *err)
+{
+    const qr_config *c = model->config;
+    *out = NULL;
+    qr_forward *fw = qr_calloc(1, sizeof *fw);
+    if (fw == NULL || (fw->blocks = qr_calloc(MAX_BLOCKS, sizeof *fw->blocks)) == NULL) {
+        qr_free(fw);
+        return qr_fail(err, QR_E_MEMORY, "no memory for the forward pass");
+    }
+    fw->model = model;
+    fw->kernels = qr_kernels_get();
+    fw->n_threads = n_threads;
+    fw->bf16 = qr_gemm_lib_is_bf16(model->lib);
+    fw->es = fw->bf16 ? 2 : 4;
+    fw->v_stride = round_up(c->head_dim, QR_KEY_BLOCK);
+    fw->max_tokens = max_tokens;
+    fw->max_slots = 2 * round_up(max_tokens, QR_KEY_BLOCK); /* one long sequence, or many of 16 tokens on average */
+    fw->max_seqs = max_tokens;
+    size_t n_chunks = (max_tokens + CHUNK_ROWS - 1) / CHUNK_ROWS;
+    /* a sequence begins an item, so does every ITEM_ROWS-th row, and so does every chunk; tails add one each */
+    fw->max_items = 2 * fw->max_seqs + max_tokens / ITEM_ROWS + n_chunks + 1;
+    const qr_packed_layer *l = &model->layers[0];
+    size_t widest = l->q.nb;
+    const qr_gemm *others[] = {&l->kv, &l->o, &l->gate_up, &l->down};
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+        if (others[i]->nb > widest) widest = others[i]->nb;
+    fw->tile_floats = QR_TILE_ROWS * widest;
+    fw->attend_floats = round_up(qr_attend_scratch(c->head_dim), 16);
+    size_t q_width = c->n_heads * c->head_dim, threads = (size_t) n_threads;
+    int ok = reserve(fw, &fw->x, max_tokens * c->hidden, sizeof(float)) &&
+             reserve(fw, &fw->tail_x, fw->max_seqs * c->hidden, sizeof(float)) &&
+             reserve(fw, &fw->kt, fw->max_slots * c->n_kv_heads * c->head_dim, sizeof(float)) &&
+             reserve(fw, &fw->v, fw->max_slots * c->n_kv_heads * fw->v_stride, sizeof(float)) &&
+             reserve(fw, &fw->a, CHUNK_ROWS * c->hidden, fw->es) && reserve(fw, &fw->q, CHUNK_ROWS * q_width, sizeof(float)) &&
+             reserve(fw, &fw->o, CHUNK_ROWS * q_width, fw->es) && reserve(fw, &fw->h, CHUNK_ROWS * c->inter, fw->es) &&
+             reserve(fw, &fw->tiles, threads * fw->tile_floats, sizeof(float)) &&
+             reserve(fw, &fw->attend_scratch, threads * fw->attend_floats, sizeof(float)) &&
+             reserve(fw, &fw->seqs, fw->max_seqs, sizeof *fw->seqs) && reserve(fw, &fw->token_seq, max_tokens, sizeof(uint32_t)) &&
+             reserve(fw, &fw->tail_token, fw->max_seqs, sizeof(uint32_t)) && reserve(fw, &fw->ids, max_tokens, sizeof(uint32_t)) &&
+             reserve(fw, &fw->items, fw->max_items, sizeof *fw->items) && reserve(fw, &fw->chunk_items, n_chunks + 1, sizeof(size_t));
+    if (!ok) {
+        qr_forward_close(fw);
+        return qr_fail(err, QR_E_MEMORY, "no memory for the activations of %zu tokens", max_tokens);
+    }
+    *out = fw;
+    return QR_OK;
+}
+
+void qr_forward_close(qr_forward *fw)
+{
+    if (fw == NULL) return;
+    for (size_t i = 0; i < fw->n_blocks; i++) qr_pages_free(*fw->blocks[i].at, fw->blocks[i].bytes);
+    qr_free(fw->blocks);
+    qr_free(fw);
+}
+
+size_t qr_forward_bytes(const qr_forward *fw) { return fw->bytes; }
+
+int qr_forward_fits(const qr_forward *fw, size_t n_seqs, size_t n_tokens, size_t n_slots, size_t n_ids)
+{
+    return n_seqs < fw->max_seqs && n_tokens <= fw->max_tokens && n_ids <= fw->max_tokens - n_tokens &&
+           round_up(n_ids, QR_KEY_BLOCK) <= fw->max_slots - n_slots;
+}
+
+/* ---- products ----------------------------------------------------------------------------------------------------------------- */
+
+/* One matrix over the rows of a chunk. `store` takes each finished tile while it is hot. */
+typedef struct job {
+    qr_forward *fw;
+    const qr_packed_layer *layer;
+    size_t layer_index;
+    const qr_gemm *gemm;
+    const unsigned char *a; /* [n_rows, gemm->k] */
+    size_t n_rows;
+    float *x;           /* residual rows of the chunk, [n_rows, hidden] */
+    size_t first_token; /* token of row 0, unless row_token is set */
+    const uint32_t *row_token;
+    void (*store)(const struct job *job, size_t block, size_t row0, size_t n_rows, const float *c /* [n_rows][nb] */);
+} job;
+
+static size_t token_of(const job *j, size_t row) { return j->row_token ? j->row_token[row] : j->first_token + row; }
+
+/* Shares out (block, group of tiles) tasks over the team; returns without a barrier. */
+static void multiply(const job *j, int thread)
+{
+    qr_forward *fw = j->fw;
+    const qr_gemm *g = j->gemm;
+    qr_gemm_lib *lib = fw->model->lib;
+    float *c = fw->tiles + (size_t) thread * fw->tile_floats;
+    size_t n_tiles = (j->n_rows + QR_TILE_ROWS - 1) / QR_TILE_ROWS;
+    /* About 8 tasks per thread balance a team whose cores are shared with others; a group walks its tiles under one block of weights. */
+    size_t groups = (8 * (size_t) fw->n_threads + g->n_blocks - 1) / g->n_blocks;
+    if (groups > n_tiles) groups = n_tiles;
+#pragma omp for schedule(dynamic) nowait
+    for (size_t task = 0; task < g->n_blocks * groups; task++) {
+        size_t block = task / groups, group = task % groups;
+        size_t row = n_tiles * group / groups * QR_TILE_ROWS, end = n_tiles * (group + 1) / groups * QR_TILE_ROWS;
+        if (end > j->n_rows) end = j->n_rows;
+        const void *w = qr_gemm_block(g, lib, thread, block);
+        while (row < end) {
+            size_t tile = qr_gemm_tile_rows(g, end - row), valid = tile < end - row ? tile : end - row;
+            qr_gemm_tile(g, lib, thread, c, j->a + row * g->k * fw->es, w, tile);
+            j->store(j, block, row, valid, c);
+            row += valid;
+        }
+    }
+}
+
+/* x += tile, for o_proj and down_proj */
+static void store_residual(const job *j, size_t block, size_t row0, size_t n_rows, const float *c)
+{
+    size_t hidden = j->fw->model->config->hidden, nb = j->gemm->nb, column = block * nb;
+    size_t n = hidden - column < nb ? hidden - column : nb;
+    for (size_t r = 0; r < n_rows; r++) j->fw->kernels->add(j->x + (row0 + r) * hidden + column, c + r * nb, n);
+}
+
+/* h = silu(gate) * up: a block holds the gates of some columns and the ups of the same */
+static void store_swiglu(const job *j, size_t block, size_t row0, size_t n_rows, const float *c)
+{
+    qr_forward *fw = j->fw;
+    size_t inter = fw->model->config->inter, half = fw->model->gate_up_half, column = block * half, nb = j->gemm->nb;
+    size_t n = inter - column < half ? inter - column : half;
+    for (size_t r = 0; r < n_rows; r++)
+        fw->kernels->swiglu(fw->h + ((row0 + r) * inter + column) * fw->es, fw->bf16, c + r * nb, c + r * nb + half, n);
+}
+
+static size_t position_of(const qr_forward *fw, size_t token)
+{
+    const seq_state *s = &fw->seqs[fw->token_seq[token]];
+    return s->position + token - s->start;
+}
+
+/* q heads: RMSNorm and RoPE, into q */
+static void store_q(const job *j, size_t block, size_t row0, size_t n_rows, const float *c)
+{
+    qr_forward *fw = j->fw;
+    const qr_packed_model *m = fw->model;
+    size_t hd = m->config->head_dim, n_heads = m->config->n_heads, half = hd / 2;
+    for (size_t r = 0; r < n_rows; r++) {
+        size_t position = position_of(fw, token_of(j, row0 + r));
+        for (size_t i = 0, head = block * m->heads_per_block; i < m->heads_per_block && head < n_heads; i++, head++)
+            fw->kernels->norm_rope(fw->q + ((row0 + r) * n_heads + head) * hd, c + r * j->gemm->nb + i * hd, j->layer->q_norm,
+                                   m->cosines + position * half, m->sines + position * half, hd, m->config->rms_eps);
+    }
+}
+
+/* Where the current layer's K and V of a sequence are. */
+static void kv_of(const qr_forward *fw, const seq_state *s, size_t layer, float **kt, float **v)
+{
+    const qr_config *c = fw->model->config;
+    size_t k_slot = c->n_kv_heads * c->head_dim, v_slot = c->n_kv_heads * fw->v_stride;
+    if (s->fill != NULL) {
+        *kt = s->fill->kt + layer * s->fill->n_slots * k_slot;
+        *v = s->fill->v + layer * s->fill->n_slots * v_slot;
+    } else {
+        *kt = fw->kt + s->slot0 * k_slot;
+        *v = fw->v + s->slot0 * v_slot;
+    }
+}
+
+/* k heads: RMSNorm and RoPE, transposed into key blocks; v heads: as they are */
+static void store_kv(const job *j, size_t block, size_t row0, size_t n_rows, const float *c)
+{
+    qr_forward *fw = j->fw;
+    const qr_packed_model *m = fw->model;
+    size_t hd = m->config->head_dim, n_kv = m->config->n_kv_heads, half = hd / 2;
+    float key[1024]; /* the largest head_dim that config.c lets through */
+    for (size_t r = 0; r < n_rows; r++) {
+        size_t token = token_of(j, row0 + r), position = position_of(fw, token);
+        const seq_state *s = &fw->seqs[fw->token_seq[token]];
+        size_t slot = token - s->start;
+        float *kt, *v;
+        kv_of(fw, s, j->layer_index, &kt, &v);
+        for (size_t i = 0, head = block * m->heads_per_block; i < m->heads_per_block && head < 2 * n_kv; i++, head++) {
+            const float *from = c + r * j->gemm->nb + i * hd;
+            if (head >= n_kv) {
+                memcpy(v + ((head - n_kv) * s->slots + slot) * fw->v_stride, from, hd * sizeof *from);
+                continue;
+            }
+            fw->kernels->norm_rope(key, from, j->layer->k_norm, m->cosines + position * half, m->sines + position * half, hd,
+                                   m->config->rms_eps);
+            float *to = kt + (head * s->slots + slot / QR_KEY_BLOCK * QR_KEY_BLOCK) * hd + slot % QR_KEY_BLOCK;
+            for (size_t d = 0; d < hd; d++) to[d * QR_KEY_BLOCK] = key[d];
+        }
+    }
+}
+
+/* ---- attention ---------------------------------------------------------------------------------------------------------------- */
+
+static void attend(qr_forward *fw, size_t layer, const item *items, size_t n_items, int thread)
+{
+    const qr_config *c = fw->model->config;
+    size_t hd = c->head_dim, group = c->n_heads / c->n_kv_heads, n_kv = c->n_kv_heads, q_width = c->n_heads * hd;
+#pragma omp for schedule(dynamic)
+    for (size_t task = 0; task < n_items * n_kv; task++) {
+        const item *it = &items[task / n_kv];
+        const seq_state *s = &fw->seqs[it->seq];
+        size_t head = task % n_kv, at = it->row * q_width + head * group * hd;
+        float *kt, *v;
+        kv_of(fw, s, layer, &kt, &v);
+        qr_attend call = {
+            .q = fw->q + at,
+            .q_stride = q_width,
+            .n_rows = it->n_rows,
+            .n_group = group,
+            .head_dim = hd,
+            .v_stride = fw->v_stride,
+            .scale = 1.0f / sqrtf((float) hd),
+            .own = {kt + head * s->slots * hd, v + head * s->slots * fw->v_stride, s->n},
+            .first_pos = it->first,
+            .out = fw->o + at * fw->es,
+            .out_stride = q_width,
+            .out_bf16 = fw->bf16,
+            .scratch = fw->attend_scratch + (size_t) thread * fw->attend_floats,
+        };
+        if (s->prefix != NULL) {
+            const qr_prefix_kv *p = s->prefix;
+            call.prefix = (qr_kv){p->kt + (layer * n_kv + head) * p->n_slots * hd, p->v + (layer * n_kv + head) * p->n_slots * fw->v_stride,
+                                  p->n_keys};
+        }
+        fw->kernels->attend(&call);
+    }
+}
+
+/* ---- layers ------------------------------------------------------------------------------------------------------------------- */
+
+static void norm_rows(qr_forward *fw, const float *x, const float *w, size_t n_rows)
+{
+    const qr_config *c = fw->model->config;
+#pragma omp for schedule(static)
+    for (size_t r = 0; r < n_rows; r++)
+        fw->kernels->rmsnorm(fw->a + r * c->hidden * fw->es, fw->bf16, x + r * c->hidden, w, c->hidden, c->rms_eps);
+}
+
+/* From the attention output to the end of the layer, for the rows of `j`. */
+static void finish_rows(job j, int thread)
+{
+    qr_forward *fw = j.fw;
+    j.gemm = &j.layer->o;
+    j.a = fw->o;
+    j.store = store_residual;
+    multiply(&j, thread);
+#pragma omp barrier
+    norm_rows(fw, j.x, j.layer->post_norm, j.n_rows);
+    j.gemm = &j.layer->gate_up;
+    j.a = fw->a;
+    j.store = store_swiglu;
+    multiply(&j, thread);
+#pragma omp barrier
+    j.gemm = &j.layer->down;
+    j.a = fw->h;
+    j.store = store_residual;
+    multiply(&j, thread);
+#pragma omp barrier
+}
+
+static void query_rows(job j, int thread)
+{
+    j.gemm = &j.layer->q;
+    j.store = store_q;
+    multiply(&j, thread);
+}
+
+/* K and V of a chunk, and the rest of the layer unless it is the last one. */
+static void run_chunk(qr_forward *fw, size_t layer, size_t chunk, int thread)
+{
+    size_t hidden = fw->model->config->hidden, first = chunk * CHUNK_ROWS;
+    size_t n_rows = fw->n_tokens - first < CHUNK_ROWS ? fw->n_tokens - first : CHUNK_ROWS;
+    int last = layer + 1 == fw->model->config->n_layers;
+    const qr_packed_layer *l = &fw->model->layers[layer];
+    job j = {fw, l, layer, &l->kv, fw->a, n_rows, fw->x + first * hidden, first, NULL, store_kv};
+    norm_rows(fw, j.x, l->input_norm, n_rows);
+    if (!last) query_rows(j, thread);
+    multiply(&j, thread);
+#pragma omp barrier
+    if (last) return;
+    attend(fw, layer, fw->items + fw->chunk_items[chunk], fw->chunk_items[chunk + 1] - fw->chunk_items[chunk], thread);
+    finish_rows(j, thread);
+}
+
+/* The last layer past K and V, for the last tokens only; then the final norm and the two rows of the head. */
+static void run_tails(qr_forward *fw, int thread)
+{
+    const qr_packed_model *m = fw->model;
+    size_t hidden = m->config->hidden, layer = m->config->n_layers - 1;
+    const qr_packed_layer *l = &m->layers[layer];
+    for (size_t first = 0; first < fw->n_tails; first += CHUNK_ROWS) {
+        size_t n_rows = fw->n_tails - first < CHUNK_ROWS ? fw->n_tails - first : CHUNK_ROWS;
+        float *x = fw->tail_x + first * hidden;
+#pragma omp for schedule(static)
+        for (size_t r = 0; r < n_rows; r++) memcpy(x + r * hidden, fw->x + fw->tail_token[first + r] * hidden, hidden * sizeof *x);
+        job j = {fw, l, layer, NULL, fw->a, n_rows, x, 0, fw->tail_token + first, NULL};
+        norm_rows(fw, x, l->input_norm, n_rows);
+        query_rows(j, thread);
+#pragma omp barrier
+        attend(fw, layer, fw->items + fw->chunk_items[fw->n_chunks] + first, n_rows, thread);
+        finish_rows(j, thread);
+#pragma omp for schedule(static)
+        for (size_t r = 0; r < n_rows; r++) {
+            float *row = x + r * hidden;
+            fw->kernels->rmsnorm(row, 0, row, m->norm, hidden, m->config->rms_eps);
+            double yes = 0, no = 0; /* f64: two short sums in one order, exact enough to be nobody's source of error */
+            for (size_t i = 0; i < hidden; i++) {
+                yes += (double) row[i] * (double) m->head[i];
+                no += (double) row[i] * (double) m->head[hidden + i];
+            }
+            *fw->seqs[fw->token_seq[fw->tail_token[first + r]]].out = (qr_logits){(float) yes, (float) no};
+        }
+    }
+}
+
+/* Lays the sequences out: tokens, slots, attention tasks. */
+static void plan(qr_forward *fw, const qr_fwd_seq *seqs, size_t n_seqs)
+{
+    size_t token = 0, slot = 0, n_items = 0;
+    fw->n_tails = 0;
+    for (size_t i = 0; i < n_seqs; i++) {
+        const qr_fwd_seq *from = &seqs[i];
+        seq_state *s = &fw->seqs[i];
+        *s = (seq_state){
+            token,      from->n_ids, round_up(from->n_ids, QR_KEY_BLOCK), slot, from->prefix ? from->prefix->n_keys : 0, from->prefix,
+            from->fill, from->out};
+        memcpy(fw->ids + token, from->ids, from->n_ids * sizeof *from->ids);
+        for (size_t t = 0; t < from->n_ids; t++) fw->token_seq[token + t] = (uint32_t) i;
+        token += s->n;
+        if (s->fill != NULL) continue; /* its K and V go elsewhere, and nobody asks for its last token */
+        slot += s->slots;
+        fw->tail_token[fw->n_tails++] = (uint32_t) (token - 1);
+    }
+    fw->n_seqs = n_seqs;
+    fw->n_tokens = token;
+    fw->n_chunks = (token + CHUNK_ROWS - 1) / CHUNK_ROWS;
+    for (size_t chunk = 0, t = 0; chunk < fw->n_chunks; chunk++) {
+        size_t end = (chunk + 1) * CHUNK_ROWS < token ? (chunk + 1) * CHUNK_ROWS : token;
+        fw->chunk_items[chunk] = n_items;
+        while (t < end) {
+            const seq_state *s = &fw->seqs[fw->token_seq[t]];
+            size_t stop = s->start + s->n < end ? s->start + s->n : end;
+            if (stop - t > ITEM_ROWS) stop = t + ITEM_ROWS;
+            fw->items[n_items++] =
+                (item){fw->token_seq[t], (uint32_t) (t - chunk * CHUNK_ROWS), (uint32_t) (stop - t), (uint32_t) (t - s->start)};
+            t = stop;
+        }
+    }
+    fw->chunk_items[fw->n_chunks] = n_items;
+    for (size_t i = 0; i < fw->n_tails; i++) {
+        const seq_state *s = &fw->seqs[fw->token_seq[fw->tail_token[i]]];
+        fw->items[n_items++] = (item){fw->token_seq[fw->tail_token[i]], (uint32_t) (i % CHUNK_ROWS), 1, (uint32_t) (s->n - 1)};
+    }
+}
+
+qr_status qr_forward_run(qr_forward *fw, const qr_fwd_seq *seqs, size_t n_seqs, const volatile int *cancel, qr_error *err)
+{
+    size_t hidden = fw->model->config->hidden, n_layers = fw->model->config->n_layers;
+    plan(fw, seqs, n_seqs);
+    fw->stop = 0;
+#pragma omp parallel num_threads(fw->n_threads)
+    {
+        int thread = omp_get_thread_num();
+        qr_mem_forbid(1);
+#pragma omp for schedule(static)
+        for (size_t t = 0; t < fw->n_tokens; t++) qr_packed_model_embed(fw->model, fw->x + t * hidden, fw->ids[t]);
+        for (size_t step = 0; step < n_layers * fw->n_chunks; step++) {
+#pragma omp single
+            fw->stop = cancel != NULL && *cancel != 0;
+            if (fw->stop) break; /* the barrier of `single` shows all threads the same value; the next one comes after others */
+            run_chunk(fw, step / fw->n_chunks, step % fw->n_chunks, thread);
+        }
+        if (!fw->stop) run_tails(fw, thread);
+        qr_mem_forbid(-1);
+    }
+    if (fw->stop) return qr_fail(err, QR_E_CANCELLED, "cancelled");
+    if (qr_gemm_failed(fw->model->lib)) return qr_fail(err, QR_E_BACKEND, "a matrix product failed in the compute library");
+    return QR_OK;
+}

@@ -1,0 +1,265 @@
+/* Packing and dispatch of tile products, see gemm.h. */
+#include "cpu/gemm.h"
+
+#include "base/mem.h"
+#include "cpu/features.h"
+#include "cpu/kernels.h"
+
+#include <omp.h>
+#include <stdatomic.h>
+#include <string.h>
+
+struct qr_gemm_plan {
+    size_t k, nb;
+    size_t packed_elements; /* of one block */
+    qr_gemm_kernel *kernel;
+    int small_tiles; /* 16-row tiles give bitwise the rows of 64-row tiles */
+    qr_gemm_plan *next;
+};
+
+struct qr_gemm_lib {
+    int bf16, n_threads;
+    const qr_gemm_provider *provider;
+    const qr_kernels *kernels;
+    qr_gemm_plan *plans;
+    float **widened; /* [n_threads]: one block in f32, or NULL while no matrix needs it */
+    size_t widened_elements;
+    atomic_int failed;
+};
+
+qr_status qr_gemm_lib_open(qr_gemm_lib **out, int bf16, int n_threads, qr_error *err)
+{
+    *out = NULL;
+    qr_gemm_lib *lib = qr_calloc(1, sizeof *lib);
+    if (lib == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for the matrix library");
+    lib->bf16 = bf16;
+    lib->n_threads = n_threads;
+    lib->kernels = qr_kernels_get();
+    lib->provider = &qr_gemm_plain;
+#ifdef QR_HAVE_ONEDNN
+    /* The scalar level must not use instructions that it says are absent; oneDNN has no such mode. */
+    if (qr_cpu_get()->isa != QR_ISA_SCALAR) lib->provider = &qr_gemm_onednn;
+#endif
+    lib->widened = qr_calloc((size_t) n_threads, sizeof *lib->widened);
+    if (lib->widened == NULL) {
+        qr_free(lib);
+        return qr_fail(err, QR_E_MEMORY, "no memory for the matrix library");
+    }
+    *out = lib;
+    return QR_OK;
+}
+
+void qr_gemm_lib_close(qr_gemm_lib *lib)
+{
+    if (lib == NULL) return;
+    while (lib->plans != NULL) {
+        qr_gemm_plan *plan = lib->plans;
+        lib->plans = plan->next;
+        lib->provider->close(plan->kernel);
+        qr_free(plan);
+    }
+    for (int t = 0; t < lib->n_threads; t++) qr_pages_free(lib->widened[t], lib->widened_elements * sizeof(float));
+    qr_free(lib->widened);
+    qr_free(lib);
+}
+
+int qr_gemm_lib_is_bf16(const qr_gemm_lib *lib) { return lib->bf16; }
+int qr_gemm_failed(const qr_gemm_lib *lib) { return atomic_load(&lib->failed); }
+
+/* Fills n elements of the arithmetic type with small values of many different roundings. */
+static void fill(void *x, int bf16, size_t n, uint32_t seed)
+{
+    for (size_t i = 0; i < n; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        float f = (float) (int32_t) seed * 0x1p-31f;
+        uint32_t bits;
+        memcpy(&bits, &f, sizeof bits);
+        if (bf16) ((uint16_t *) x)[i] = (uint16_t) (bits >> 16);
+        else ((float *) x)[i] = f;
+    }
+}
+
+/* Scores may not depend on where in a tile a row lies, nor on the tile's size. No library promises that, so it is checked when a shape
+ * is first used: one row in all 64 places must give 64 equal results, and the 16-row kernel the same ones. Without the second, small
+ * tiles are not used; without the first, the shape is refused. */
+static qr_status check_rows(qr_gemm_lib *lib, qr_gemm_plan *plan, qr_error *err)
+{
+    size_t es = lib->bf16 ? 2 : 4, a_bytes = QR_TILE_ROWS * plan->k * es, w_bytes = plan->nb * plan->k * es;
+    size_t p_bytes = plan->packed_elements * es, c_bytes = QR_TILE_ROWS * plan->nb * sizeof(float);
+    unsigned char *a = qr_pages_alloc(a_bytes), *w = qr_pages_alloc(w_bytes), *p = qr_pages_alloc(p_bytes);
+    float *c = qr_pages_alloc(c_bytes), *small = qr_pages_alloc(c_bytes);
+    qr_status status = QR_OK;
+    if (a == NULL || w == NULL || p == NULL || c == NULL || small == NULL) {
+        status = qr_fail(err, QR_E_MEMORY, "no memory for %zu bytes of matrix checks", a_bytes + w_bytes + p_bytes + 2 * c_bytes);
+        goto done;
+    }
+    fill(a, lib->bf16, plan->k, 1);
+    fill(w, lib->bf16, plan->nb * plan->k, 2);
+    for (size_t r = 1; r < QR_TILE_ROWS; r++) memcpy(a + r * plan->k * es, a, plan->k * es);
+    if (lib->provider->pack(plan->kernel, 0, p, w) || lib->provider->run(plan->kernel, 0, c, a, p, QR_TILE_ROWS) ||
+        lib->provider->run(plan->kernel, 0, small, a, p, QR_TILE_ROWS_SMALL)) {
+        status = qr_fail(err, QR_E_BACKEND, "%s: a product of %d x %zu x %zu failed", lib->provider->name, QR_TILE_ROWS, plan->k, plan->nb);
+        goto done;
+    }
+    plan->small_tiles = memcmp(c, small, QR_TILE_ROWS_SMALL * plan->nb * sizeof *c) == 0;
+    for (size_t r = 1; r < QR_TILE_ROWS; r++)
+        if (memcmp(c, c + r * plan->nb, plan->nb * sizeof *c) != 0) {
+            status = qr_fail(err, QR_E_BACKEND, "%s: products of %d x %zu x %zu depend on the row's place", lib->provider->name,
+                             QR_TILE_ROWS, plan->k, plan->nb);
+            break;
+        }
+done:
+    qr_pages_free(a, a_bytes);
+    qr_pages_free(w, w_bytes);
+    qr_pages_free(p, p_bytes);
+    qr_pages_free(c, c_bytes);
+    qr_pages_free(small, c_bytes);
+    return status;
+}
+
+static qr_status find_plan(const qr_gemm_plan **out, qr_gemm_lib *lib, size_t k, size_t nb, qr_error *err)
+{
+    for (const qr_gemm_plan *plan = lib->plans; plan != NULL; plan = plan->next)
+        if (plan->k == k && plan->nb == nb) {
+            *out = plan;
+            return QR_OK;
+        }
+    qr_gemm_plan *plan = qr_calloc(1, sizeof *plan);
+    if (plan == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for a matrix kernel");
+    plan->k = k;
+    plan->nb = nb;
+    qr_status status = lib->provider->open(&plan->kernel, lib->bf16, k, nb, lib->n_threads, &plan->packed_elements, err);
+    if (status != QR_OK) {
+        qr_free(plan);
+        return status;
+    }
+    plan->next = lib->plans;
+    lib->plans = plan;
+    *out = plan;
+    return check_rows(lib, plan, err);
+}
+
+/* Room for one widened block per thread. */
+static qr_status reserve_widened(qr_gemm_lib *lib, size_t elements, qr_error *err)
+{
+    if (elements <= lib->widened_elements) return QR_OK;
+    for (int t = 0; t < lib->n_threads; t++) {
+        qr_pages_free(lib->widened[t], lib->widened_elements * sizeof(float));
+        lib->widened[t] = NULL;
+    }
+    lib->widened_elements = elements;
+    for (int t = 0; t < lib->n_threads; t++)
+        if ((lib->widened[t] = qr_pages_alloc(elements * sizeof(float))) == NULL)
+            return qr_fail(err, QR_E_MEMORY, "no memory for %zu widened weights", elements);
+    return QR_OK;
+}
+
+/* Copies row `row` of the tensors, laid end to end, to f32. Tensor data has no alignment promise. */
+static void load_row(const qr_gemm_lib *lib, float *to, const qr_gemm_source *source, size_t row, size_t k)
+{
+    size_t i = 0;
+    while (row >= source->tensors[i]->dims[0]) row -= source->tensors[i++]->dims[0];
+    const qr_tensor *t = source->tensors[i];
+    const unsigned char *from = t->data + row * k * qr_tensor_type_size(t->type);
+    uint16_t part[256];
+    if (t->type == QR_T_F32) {
+        memcpy(to, from, k * sizeof *to);
+        return;
+    }
+    for (size_t j = 0; j < k; j += 256) {
+        size_t n = k - j < 256 ? k - j : 256;
+        memcpy(part, from + 2 * j, 2 * n);
+        (t->type == QR_T_BF16 ? lib->kernels->widen_bf16 : lib->kernels->widen_f16)(to + j, part, n);
+    }
+}
+
+/* Reverses widen_f16: every value came from an f16, so that no rounding is needed, only the right bits. */
+static uint16_t narrow_f16(float x)
+{
+    uint32_t b;
+    memcpy(&b, &x, sizeof b);
+    uint32_t sign = (b >> 16) & 0x8000, exponent = (b >> 23) & 255, mantissa = b & 0x7fffff;
+    if (exponent == 255) return (uint16_t) (sign | 0x7c00 | mantissa >> 13);
+    if (exponent < 113) return (uint16_t) (sign | (exponent == 0 ? 0 : (mantissa | 0x800000) >> (126 - exponent)));
+    return (uint16_t) (sign | (exponent - 112) << 10 | mantissa >> 13);
+}
+
+static int pack_block(qr_gemm *gemm, qr_gemm_lib *lib, int thread, size_t block, const qr_gemm_source *source, float *rows, float *packed)
+{
+    size_t k = gemm->k, nb = gemm->nb, n = gemm->plan->packed_elements;
+    unsigned char *to = gemm->data + block * gemm->block_bytes;
+    for (size_t i = 0; i < nb; i++) {
+        size_t row = source->row(source->arg, block, i);
+        if (row == QR_SIZE_NONE) memset(rows + i * k, 0, k * sizeof *rows);
+        else load_row(lib, rows + i * k, source, row, k);
+    }
+    if (lib->bf16) {
+        uint16_t *narrow = (uint16_t *) packed; /* as large as `rows`: room enough */
+        lib->kernels->narrow_bf16(narrow, rows, nb * k);
+        return lib->provider->pack(gemm->plan->kernel, thread, to, narrow);
+    }
+    if (gemm->stored == QR_T_F32) return lib->provider->pack(gemm->plan->kernel, thread, to, rows);
+    /* Pack as f32, then narrow each element where it stands: the library's order is kept without knowing it. */
+    if (lib->provider->pack(gemm->plan->kernel, thread, packed, rows)) return 1;
+    if (gemm->stored == QR_T_BF16) lib->kernels->narrow_bf16((uint16_t *) to, packed, n);
+    else
+        for (size_t i = 0; i < n; i++) ((uint16_t *) to)[i] = narrow_f16(packed[i]);
+    return 0;
+}
+
+qr_status qr_gemm_pack(qr_gemm *gemm, qr_gemm_lib *lib, size_t k, size_t n, size_t nb, size_t n_blocks, const qr_gemm_source *source,
+                       qr_error *err)
+{
+    *gemm = (qr_gemm){.k = k, .n = n, .nb = nb, .n_blocks = n_blocks};
+    qr_status status = find_plan(&gemm->plan, lib, k, nb, err);
+    if (status != QR_OK) return status;
+    gemm->stored = lib->bf16 ? QR_T_BF16 : source->tensors[0]->type;
+    for (size_t i = 1; i < source->n_tensors; i++)
+        if (!lib->bf16 && source->tensors[i]->type != gemm->stored) gemm->stored = QR_T_F32; /* mixed files: keep all exactly */
+    size_t packed = gemm->plan->packed_elements;
+    if (!lib->bf16 && gemm->stored != QR_T_F32 && (status = reserve_widened(lib, packed, err)) != QR_OK) return status;
+    gemm->block_bytes = (packed * (gemm->stored == QR_T_F32 ? 4 : 2) + 63) / 64 * 64;
+    gemm->data = qr_pages_alloc(n_blocks * gemm->block_bytes);
+    size_t scratch = (packed > nb * k ? packed : nb * k) * 2 * sizeof(float) * (size_t) lib->n_threads;
+    float *temp = qr_pages_alloc(scratch);
+    if (gemm->data == NULL || temp == NULL) {
+        status = qr_fail(err, QR_E_MEMORY, "no memory for %zu bytes of packed weights", n_blocks * gemm->block_bytes);
+    } else {
+        int failed = 0;
+#pragma omp parallel for schedule(dynamic) num_threads(lib->n_threads) reduction(| : failed)
+        for (size_t b = 0; b < n_blocks; b++) {
+            int thread = omp_get_thread_num();
+            float *rows = temp + scratch / sizeof(float) / (size_t) lib->n_threads * (size_t) thread;
+            failed |= pack_block(gemm, lib, thread, b, source, rows, rows + scratch / sizeof(float) / (size_t) lib->n_threads / 2);
+        }
+        if (failed) status = qr_fail(err, QR_E_BACKEND, "%s: cannot pack weights of %zu x %zu", lib->provider->name, n, k);
+    }
+    qr_pages_free(temp, scratch);
+    return status;
+}
+
+void qr_gemm_deinit(qr_gemm *gemm)
+{
+    qr_pages_free(gemm->data, gemm->n_blocks * gemm->block_bytes);
+    gemm->data = NULL;
+}
+
+const void *qr_gemm_block(const qr_gemm *gemm, qr_gemm_lib *lib, int thread, size_t b)
+{
+    const unsigned char *block = gemm->data + b * gemm->block_bytes;
+    if (lib->bf16 || gemm->stored == QR_T_F32) return block;
+    float *wide = lib->widened[thread];
+    const uint16_t *narrow = (const uint16_t *) (const void *) block;
+    (gemm->stored == QR_T_BF16 ? lib->kernels->widen_bf16 : lib->kernels->widen_f16)(wide, narrow, gemm->plan->packed_elements);
+    return wide;
+}
+
+size_t qr_gemm_tile_rows(const qr_gemm *gemm, size_t left)
+{
+    return left <= 2 * QR_TILE_ROWS_SMALL && gemm->plan->small_tiles ? QR_TILE_ROWS_SMALL : QR_TILE_ROWS;
+}
+
+void qr_gemm_tile(const qr_gemm *gemm, qr_gemm_lib *lib, int thread, float *c, const void *a, const void *block, size_t rows)
+{
+    if (lib->provider->run(gemm->plan->kernel, thread, c, a, block, rows)) atomic_store(&lib->failed, 1);
+}

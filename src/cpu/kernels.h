@@ -1,0 +1,69 @@
+/* The CPU engine's inner loops, behind one table that is filled once from the processor's features.
+ *
+ * Every variant is the same source (kernels_impl.h) built for another instruction set. All arithmetic here is f32 on rows that never
+ * look at one another, so that a document's score cannot depend on what else is in the batch; variants may differ from one another in
+ * the last bits. "out" of the activation functions is f32 or bf16 (rounded to nearest even), as the following GEMM wants it.
+ */
+#ifndef QR_CPU_KERNELS_H
+#define QR_CPU_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Keys stand in blocks of this many: within a block K is stored transposed, [head_dim][QR_KEY_BLOCK], so that one vector load gives the
+ * same element of many keys. A multiple of every variant's vector width. */
+enum { QR_KEY_BLOCK = 16 };
+
+/* Columns of one panel of the portable GEMM; packed weights are [nb / 16][k][16]. */
+enum { QR_PANEL = 16 };
+
+typedef struct qr_kv {
+    const float *kt; /* [n_blocks][head_dim][QR_KEY_BLOCK] of one KV head */
+    const float *v;  /* [n_blocks * QR_KEY_BLOCK][v_stride] of the same head */
+    size_t n_keys;   /* valid keys */
+} qr_kv;
+
+/* Causal attention of a few query rows over one KV head:
+ *   o[r,h] = sum_j softmax_j(scale * q[r,h] . k[j]) v[j],   j over all prefix keys, then own keys 0 .. first_pos + r.
+ * Online softmax over runs of keys whose limits depend on the key's index only, so a row's rounding does not depend on its neighbours. */
+typedef struct qr_attend {
+    const float *q; /* row r, head h of the group at q + r * q_stride + h * head_dim */
+    size_t q_stride;
+    size_t n_rows, n_group, head_dim, v_stride; /* v_stride: head_dim rounded up to QR_KEY_BLOCK */
+    float scale;
+    qr_kv prefix, own;
+    size_t first_pos; /* index of row 0 among the own keys */
+    void *out;        /* like q; element type by out_bf16 */
+    size_t out_stride;
+    int out_bf16;
+    float *scratch; /* [qr_attend_scratch(head_dim)], 64-byte aligned */
+} qr_attend;
+size_t qr_attend_scratch(size_t head_dim);
+
+typedef struct qr_kernels {
+    const char *name;
+    /* y = x / sqrt(mean(x^2) + eps) * w; x, y, w [n]. RMSNorm, arXiv:1910.07467 */
+    void (*rmsnorm)(void *y, int y_bf16, const float *x, const float *w, size_t n, float eps);
+    /* One head of q or k: RMSNorm, then rotation of the pairs (j, j + n/2) by the angle of the token's position; x, y [n], cos, sin [n/2].
+     * RoPE in half-split form, arXiv:2104.09864. y may be x. */
+    void (*norm_rope)(float *y, const float *x, const float *w, const float *cos, const float *sin, size_t n, float eps);
+    /* y = gate * sigmoid(gate) * up, all [n]. SwiGLU, arXiv:2002.05202 */
+    void (*swiglu)(void *y, int y_bf16, const float *gate, const float *up, size_t n);
+    /* x += y, [n] */
+    void (*add)(float *x, const float *y, size_t n);
+    void (*attend)(const qr_attend *a);
+    /* widen: exact; narrow: the inverse for values that came from the same type, and rounding to nearest even for bf16 in general */
+    void (*widen_bf16)(float *y, const uint16_t *x, size_t n);
+    void (*widen_f16)(float *y, const uint16_t *x, size_t n);
+    void (*narrow_bf16)(uint16_t *y, const float *x, size_t n);
+    /* c[m][nb] = a[m][k] . b^T for m = rows; b packed in panels. Portable GEMM, used where oneDNN is absent. */
+    void (*gemm)(float *c, const float *a, const float *b, size_t rows, size_t k, size_t nb);
+} qr_kernels;
+
+/* The variant for the level in use (features.h). */
+const qr_kernels *qr_kernels_get(void);
+
+/* One per file; NULL where the build's architecture lacks it. */
+extern const qr_kernels *const qr_kernels_scalar, *const qr_kernels_neon, *const qr_kernels_avx2, *const qr_kernels_avx512;
+
+#endif

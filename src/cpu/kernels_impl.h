@@ -1,0 +1,317 @@
+/* The kernels, written once over a small vector type and built once per instruction set.
+ *
+ * An including file defines: VN (floats per vector), vf (the type), and the operations v_load, v_store, v_set1, v_add, v_sub, v_mul,
+ * v_fma(a, b, c) = a * b + c with one rounding where the machine has it, v_max, v_div, v_hsum, v_hmax (in a fixed order), v_exp2i(n) =
+ * 2^n for integral n, v_round, v_load_bf16, v_store_bf16, v_load_f16, v_mask_from(limit, index of lane 0): x where lane < limit, else -inf;
+ * ROWS (query rows kept in registers by attention and GEMM) and KERNEL_NAME. VN divides QR_KEY_BLOCK.
+ *
+ * Sums run in one fixed order per row. Tails shorter than a vector go through a zero-padded copy: zeros change no sum, and no load
+ * crosses the end of an array.
+ */
+#include <math.h>
+#include <string.h>
+
+enum { VPB = QR_KEY_BLOCK / VN }; /* vectors per key block or GEMM panel */
+
+static inline vf v_load_part(const float *x, size_t n)
+{
+    float part[VN] = {0};
+    memcpy(part, x, n * sizeof *x);
+    return v_load(part);
+}
+
+static inline void v_store_part(float *y, vf x, size_t n)
+{
+    float part[VN];
+    v_store(part, x);
+    memcpy(y, part, n * sizeof *y);
+}
+
+/* Stores n <= VN elements at y[i], as f32 or bf16. */
+static inline void v_store_as(void *y, int bf16, size_t i, vf x, size_t n)
+{
+    if (bf16) {
+        uint16_t part[VN];
+        uint16_t *to = (uint16_t *) y + i;
+        v_store_bf16(n == VN ? to : part, x);
+        if (n < VN) memcpy(to, part, n * sizeof *to);
+    } else if (n == VN) {
+        v_store((float *) y + i, x);
+    } else {
+        v_store_part((float *) y + i, x, n);
+    }
+}
+
+/* e^x for x <= 88: 2^round(x log2 e) times a degree-6 polynomial on the rest, relative error below 2e-7 (measured over [-87, 0]).
+ * Coefficients: Cephes expf (S. Moshier). Below -87 the result is forced to e^-87 ~ 1.6e-38, which no sum here can notice;
+ * -inf (masked keys) must give exactly 0 and is handled where masks are applied. */
+static inline vf v_exp(vf x)
+{
+    x = v_max(x, v_set1(-87.0f));
+    vf n = v_round(v_mul(x, v_set1(1.44269504088896341f)));
+    vf r = v_fma(n, v_set1(-0.693359375f), x);
+    r = v_fma(n, v_set1(2.12194440e-4f), r);
+    vf p = v_set1(1.9875691500e-4f);
+    p = v_fma(p, r, v_set1(1.3981999507e-3f));
+    p = v_fma(p, r, v_set1(8.3334519073e-3f));
+    p = v_fma(p, r, v_set1(4.1665795894e-2f));
+    p = v_fma(p, r, v_set1(1.6666665459e-1f));
+    p = v_fma(p, r, v_set1(5.0000001201e-1f));
+    p = v_fma(v_mul(r, r), p, v_add(r, v_set1(1.0f)));
+    return v_mul(p, v_exp2i(n));
+}
+
+static float sum_squares(const float *x, size_t n)
+{
+    vf s0 = v_set1(0), s1 = v_set1(0);
+    size_t i = 0;
+    for (; i + 2 * VN <= n; i += 2 * VN) {
+        vf a = v_load(x + i), b = v_load(x + i + VN);
+        s0 = v_fma(a, a, s0);
+        s1 = v_fma(b, b, s1);
+    }
+    for (; i < n; i += VN) {
+        vf a = n - i >= VN ? v_load(x + i) : v_load_part(x + i, n - i);
+        s0 = v_fma(a, a, s0);
+    }
+    return v_hsum(v_add(s0, s1));
+}
+
+static void rmsnorm(void *y, int y_bf16, const float *x, const float *w, size_t n, float eps)
+{
+    vf scale = v_set1(1.0f / sqrtf(sum_squares(x, n) / (float) n + eps));
+    for (size_t i = 0; i < n; i += VN) {
+        size_t m = n - i < VN ? n - i : VN;
+        vf a = m == VN ? v_load(x + i) : v_load_part(x + i, m);
+        vf b = m == VN ? v_load(w + i) : v_load_part(w + i, m);
+        v_store_as(y, y_bf16, i, v_mul(v_mul(a, scale), b), m);
+    }
+}
+
+static void norm_rope(float *y, const float *x, const float *w, const float *cosines, const float *sines, size_t n, float eps)
+{
+    vf scale = v_set1(1.0f / sqrtf(sum_squares(x, n) / (float) n + eps));
+    size_t half = n / 2;
+    for (size_t i = 0; i < half; i += VN) {
+        size_t m = half - i < VN ? half - i : VN;
+        vf a = m == VN ? v_load(x + i) : v_load_part(x + i, m);
+        vf b = m == VN ? v_load(x + half + i) : v_load_part(x + half + i, m);
+        vf wa = m == VN ? v_load(w + i) : v_load_part(w + i, m);
+        vf wb = m == VN ? v_load(w + half + i) : v_load_part(w + half + i, m);
+        vf c = m == VN ? v_load(cosines + i) : v_load_part(cosines + i, m);
+        vf s = m == VN ? v_load(sines + i) : v_load_part(sines + i, m);
+        a = v_mul(v_mul(a, scale), wa);
+        b = v_mul(v_mul(b, scale), wb);
+        v_store_as(y, 0, i, v_sub(v_mul(a, c), v_mul(b, s)), m);
+        v_store_as(y, 0, half + i, v_add(v_mul(b, c), v_mul(a, s)), m);
+    }
+}
+
+static void swiglu(void *y, int y_bf16, const float *gate, const float *up, size_t n)
+{
+    vf one = v_set1(1.0f), zero = v_set1(0.0f), limit = v_set1(88.0f);
+    for (size_t i = 0; i < n; i += VN) {
+        size_t m = n - i < VN ? n - i : VN;
+        vf g = m == VN ? v_load(gate + i) : v_load_part(gate + i, m);
+        vf u = m == VN ? v_load(up + i) : v_load_part(up + i, m);
+        /* -max(-x, -88) = min(x, 88) keeps e^-g finite: g below -88 gives -1e-36 instead of 0 */
+        vf e = v_exp(v_sub(zero, v_max(g, v_sub(zero, limit))));
+        v_store_as(y, y_bf16, i, v_mul(v_div(g, v_add(one, e)), u), m);
+    }
+}
+
+static void add(float *x, const float *y, size_t n)
+{
+    size_t i = 0;
+    for (; i + VN <= n; i += VN) v_store(x + i, v_add(v_load(x + i), v_load(y + i)));
+    for (; i < n; i++) x[i] += y[i];
+}
+
+/* ---- attention ---------------------------------------------------------------------------------------------------------------- */
+
+enum {
+    Q_ROWS = 8,    /* query vectors treated together: their scores and sums stay in the first-level cache */
+    KEY_RUN = 128, /* keys between two rescalings of the online softmax; a multiple of QR_KEY_BLOCK */
+};
+_Static_assert(Q_ROWS % ROWS == 0, "attention works on whole groups of rows");
+
+/* s[row][KEY_RUN] = q^T . k for all Q_ROWS rows and n_blocks key blocks; qt is [head_dim][Q_ROWS]. */
+static void attend_scores(float *s, const float *qt, const float *kt, size_t n_blocks, size_t head_dim)
+{
+    for (size_t b = 0; b < n_blocks; b++, kt += head_dim * QR_KEY_BLOCK) {
+        for (size_t r0 = 0; r0 < Q_ROWS; r0 += ROWS) {
+            vf acc[ROWS][VPB];
+            for (int r = 0; r < ROWS; r++)
+                for (int j = 0; j < VPB; j++) acc[r][j] = v_set1(0);
+            for (size_t d = 0; d < head_dim; d++) {
+                vf k[VPB];
+                for (int j = 0; j < VPB; j++) k[j] = v_load(kt + d * QR_KEY_BLOCK + (size_t) j * VN);
+                for (int r = 0; r < ROWS; r++) {
+                    vf q = v_set1(qt[d * Q_ROWS + r0 + (size_t) r]);
+                    for (int j = 0; j < VPB; j++) acc[r][j] = v_fma(q, k[j], acc[r][j]);
+                }
+            }
+            for (int r = 0; r < ROWS; r++)
+                for (int j = 0; j < VPB; j++) v_store(s + (r0 + (size_t) r) * KEY_RUN + b * QR_KEY_BLOCK + (size_t) j * VN, acc[r][j]);
+        }
+    }
+}
+
+/* acc[row][v_stride] += p[row][KEY_RUN] . v for n_keys keys. Rows that do not see a key have p = 0 there: adding 0 * v leaves their sums
+ * bit for bit as they are, since all v are real values of the same sequence. */
+static void attend_values(float *acc, const float *p, const float *v, size_t n_keys, size_t v_stride)
+{
+    for (size_t r0 = 0; r0 < Q_ROWS; r0 += ROWS) {
+        for (size_t d = 0; d < v_stride; d += QR_KEY_BLOCK) {
+            vf sum[ROWS][VPB];
+            for (int r = 0; r < ROWS; r++)
+                for (int j = 0; j < VPB; j++) sum[r][j] = v_load(acc + (r0 + (size_t) r) * v_stride + d + (size_t) j * VN);
+            for (size_t k = 0; k < n_keys; k++) {
+                vf x[VPB];
+                for (int j = 0; j < VPB; j++) x[j] = v_load(v + k * v_stride + d + (size_t) j * VN);
+                for (int r = 0; r < ROWS; r++) {
+                    vf w = v_set1(p[(r0 + (size_t) r) * KEY_RUN + k]);
+                    for (int j = 0; j < VPB; j++) sum[r][j] = v_fma(w, x[j], sum[r][j]);
+                }
+            }
+            for (int r = 0; r < ROWS; r++)
+                for (int j = 0; j < VPB; j++) v_store(acc + (r0 + (size_t) r) * v_stride + d + (size_t) j * VN, sum[r][j]);
+        }
+    }
+}
+
+/* One run of keys of the online softmax (arXiv:1805.02867) for one row: s becomes e^(s - max), acc is rescaled to the new maximum.
+ * `visible` keys of n count; every row sees a key in its first run, so max is finite from then on. */
+static void attend_softmax(float *s, size_t n, size_t visible, float *max, float *sum, float *acc, size_t v_stride)
+{
+    if (visible == 0) { /* nothing new for this row: its weights in this run are zeros */
+        for (size_t i = 0; i < n; i += VN) v_store(s + i, v_set1(0));
+        return;
+    }
+    vf m = v_set1(-INFINITY);
+    for (size_t i = 0; i < n; i += VN) {
+        vf x = v_mask_from(v_load(s + i), visible, i);
+        v_store(s + i, x);
+        m = v_max(m, x);
+    }
+    float new_max = v_hmax(m);
+    if (*max > new_max) new_max = *max;
+    vf shift = v_set1(new_max), total = v_set1(0);
+    for (size_t i = 0; i < n; i += VN) {
+        vf e = v_exp(v_sub(v_load(s + i), shift));
+        if (i + VN > visible) e = v_max(v_mask_from(e, visible, i), v_set1(0)); /* masked keys: exactly 0 */
+        v_store(s + i, e);
+        total = v_add(total, e);
+    }
+    float rescale = *sum > 0 ? expf(*max - new_max) : 0;
+    *sum = *sum * rescale + v_hsum(total);
+    if (*max < new_max)
+        for (size_t d = 0; d < v_stride; d += VN) v_store(acc + d, v_mul(v_load(acc + d), v_set1(rescale)));
+    *max = new_max;
+}
+
+static void attend(const qr_attend *a)
+{
+    size_t hd = a->head_dim, vs = a->v_stride, n_vectors = a->n_rows * a->n_group;
+    float *qt = a->scratch, *s = qt + Q_ROWS * vs, *acc = s + Q_ROWS * KEY_RUN;
+    for (size_t first = 0; first < n_vectors; first += Q_ROWS) {
+        size_t n = n_vectors - first < Q_ROWS ? n_vectors - first : Q_ROWS;
+        float max[Q_ROWS], sum[Q_ROWS];
+        for (size_t i = 0; i < Q_ROWS; i++) {
+            size_t vector = first + (i < n ? i : n - 1); /* missing rows repeat the last one: same work, nothing undefined */
+            const float *q = a->q + vector / a->n_group * a->q_stride + vector % a->n_group * hd;
+            for (size_t d = 0; d < hd; d++) qt[d * Q_ROWS + i] = q[d] * a->scale;
+            max[i] = -INFINITY;
+            sum[i] = 0;
+        }
+        memset(acc, 0, Q_ROWS * vs * sizeof *acc);
+        size_t last_row = (first + n - 1) / a->n_group;
+        const qr_kv *parts[2] = {&a->prefix, &a->own};
+        for (int part = 0; part < 2; part++) {
+            const qr_kv *kv = parts[part];
+            size_t keys = part == 0 ? kv->n_keys : a->first_pos + last_row + 1; /* keys that the last row sees */
+            for (size_t k0 = 0; k0 < keys; k0 += KEY_RUN) {
+                size_t run = keys - k0 < KEY_RUN ? keys - k0 : KEY_RUN;
+                size_t blocks = (run + QR_KEY_BLOCK - 1) / QR_KEY_BLOCK;
+                attend_scores(s, qt, kv->kt + k0 * hd, blocks, hd);
+                for (size_t i = 0; i < Q_ROWS; i++) {
+                    size_t row = (first + (i < n ? i : n - 1)) / a->n_group;
+                    size_t sees = part == 0 ? keys : a->first_pos + row + 1;
+                    size_t visible = sees <= k0 ? 0 : sees - k0 < run ? sees - k0 : run;
+                    attend_softmax(s + i * KEY_RUN, blocks * QR_KEY_BLOCK, visible, &max[i], &sum[i], acc + i * vs, vs);
+                }
+                attend_values(acc, s, kv->v + k0 * vs, run, vs);
+            }
+        }
+        for (size_t i = 0; i < n; i++) {
+            size_t at = (first + i) / a->n_group * a->out_stride + (first + i) % a->n_group * hd;
+            vf inv = v_set1(1.0f / sum[i]);
+            for (size_t d = 0; d < hd; d += VN)
+                v_store_as(a->out, a->out_bf16, at + d, v_mul(v_load(acc + i * vs + d), inv), hd - d < VN ? hd - d : VN);
+        }
+    }
+}
+
+/* ---- conversions and the portable GEMM ---------------------------------------------------------------------------------------- */
+
+static void widen_bf16(float *y, const uint16_t *x, size_t n)
+{
+    size_t i = 0;
+    for (; i + VN <= n; i += VN) v_store(y + i, v_load_bf16(x + i));
+    for (; i < n; i++) {
+        uint32_t bits = (uint32_t) x[i] << 16;
+        memcpy(y + i, &bits, sizeof bits);
+    }
+}
+
+static void widen_f16(float *y, const uint16_t *x, size_t n)
+{
+    uint16_t part[VN] = {0};
+    for (size_t i = 0; i < n; i += VN) {
+        size_t m = n - i < VN ? n - i : VN;
+        if (m < VN) memcpy(part, x + i, m * sizeof *x);
+        v_store_as(y, 0, i, v_load_f16(m < VN ? part : x + i), m);
+    }
+}
+
+static void narrow_bf16(uint16_t *y, const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i += VN) {
+        size_t m = n - i < VN ? n - i : VN;
+        v_store_as(y, 1, i, m == VN ? v_load(x + i) : v_load_part(x + i, m), m);
+    }
+}
+
+static void gemm(float *c, const float *a, const float *b, size_t rows, size_t k, size_t nb)
+{
+    for (size_t n0 = 0; n0 < nb; n0 += QR_PANEL, b += k * QR_PANEL) {
+        for (size_t m0 = 0; m0 < rows; m0 += ROWS) {
+            vf acc[ROWS][VPB];
+            for (int r = 0; r < ROWS; r++)
+                for (int j = 0; j < VPB; j++) acc[r][j] = v_set1(0);
+            for (size_t i = 0; i < k; i++) {
+                vf x[VPB];
+                for (int j = 0; j < VPB; j++) x[j] = v_load(b + i * QR_PANEL + (size_t) j * VN);
+                for (int r = 0; r < ROWS; r++) {
+                    vf w = v_set1(a[(m0 + (size_t) r) * k + i]);
+                    for (int j = 0; j < VPB; j++) acc[r][j] = v_fma(w, x[j], acc[r][j]);
+                }
+            }
+            for (int r = 0; r < ROWS; r++)
+                for (int j = 0; j < VPB; j++) v_store(c + (m0 + (size_t) r) * nb + n0 + (size_t) j * VN, acc[r][j]);
+        }
+    }
+}
+
+static const qr_kernels table = {
+    .name = KERNEL_NAME,
+    .rmsnorm = rmsnorm,
+    .norm_rope = norm_rope,
+    .swiglu = swiglu,
+    .add = add,
+    .attend = attend,
+    .widen_bf16 = widen_bf16,
+    .widen_f16 = widen_f16,
+    .narrow_bf16 = narrow_bf16,
+    .gemm = gemm,
+};

@@ -1,0 +1,372 @@
+/* Every kernel variant that this machine can run against plain formulas in f64, at lengths around the vector widths and with arrays
+ * that end at an unreadable page. The variants are also compared bit by bit where the result must not depend on the variant. */
+#define _GNU_SOURCE
+#include "cpu/features.h"
+#include "cpu/kernels.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static const size_t lengths[] = {1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 64, 100, 127, 128, 129, 257};
+enum { N_LENGTHS = sizeof lengths / sizeof lengths[0], MAX_VARIANTS = 4 };
+
+static const qr_kernels *variants[MAX_VARIANTS];
+static size_t n_variants;
+
+static int find_variants(void **state)
+{
+    (void) state;
+    qr_isa found = qr_cpu_get()->found;
+    variants[n_variants++] = qr_kernels_scalar;
+    if (qr_kernels_neon != NULL) variants[n_variants++] = qr_kernels_neon;
+    if (qr_kernels_avx2 != NULL && found >= QR_ISA_AVX2) variants[n_variants++] = qr_kernels_avx2;
+    if (qr_kernels_avx512 != NULL && found >= QR_ISA_AVX512) variants[n_variants++] = qr_kernels_avx512;
+    return 0;
+}
+
+/* A block whose last byte is the last one before an unreadable page: a load or store past its end is a crash. */
+typedef struct guarded {
+    unsigned char *map;
+    size_t map_bytes;
+} guarded;
+
+static void *guard(guarded *g, size_t bytes)
+{
+    size_t page = (size_t) sysconf(_SC_PAGESIZE);
+    g->map_bytes = (bytes + page - 1) / page * page + page;
+    g->map = mmap(NULL, g->map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_ptr_not_equal(g->map, MAP_FAILED);
+    assert_int_equal(mprotect(g->map + g->map_bytes - page, page, PROT_NONE), 0);
+    return g->map + g->map_bytes - page - bytes;
+}
+
+static void unguard(guarded *g) { munmap(g->map, g->map_bytes); }
+
+static uint32_t seed = 1;
+
+static float rnd(void) /* in [-1, 1) */
+{
+    seed = seed * 1664525u + 1013904223u;
+    return (float) (int32_t) seed * 0x1p-31f;
+}
+
+static void fill(float *x, size_t n, float scale)
+{
+    for (size_t i = 0; i < n; i++) x[i] = rnd() * scale;
+}
+
+static float from_bf16(uint16_t h)
+{
+    uint32_t bits = (uint32_t) h << 16;
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* f32 sums of up to 257 products and two roundings stay well inside this relative error; bf16 adds half a unit of its 8-bit mantissa. */
+static const double f32_error = 4e-6, bf16_error = 0.004;
+
+static void check_close(double found, double expected, double relative, double floor_abs)
+{
+    if (!(fabs(found - expected) <= relative * fabs(expected) + floor_abs)) fail_msg("expected %.9g, found %.9g", expected, found);
+}
+
+static void check_output(const void *y, int bf16, size_t i, double expected, double floor_abs)
+{
+    if (bf16) check_close((double) from_bf16(((const uint16_t *) y)[i]), expected, bf16_error, floor_abs);
+    else check_close((double) ((const float *) y)[i], expected, f32_error, floor_abs);
+}
+
+static void test_rmsnorm(void **state)
+{
+    (void) state;
+    for (size_t v = 0; v < n_variants; v++)
+        for (size_t l = 0; l < N_LENGTHS; l++)
+            for (int bf16 = 0; bf16 < 2; bf16++) {
+                size_t n = lengths[l];
+                guarded gx, gw, gy;
+                float *x = guard(&gx, n * 4), *w = guard(&gw, n * 4);
+                void *y = guard(&gy, n * (bf16 ? 2 : 4));
+                fill(x, n, 3);
+                fill(w, n, 2);
+                variants[v]->rmsnorm(y, bf16, x, w, n, 1e-6f);
+                double ss = 0;
+                for (size_t i = 0; i < n; i++) ss += (double) x[i] * (double) x[i];
+                double scale = 1 / sqrt(ss / (double) n + 1e-6);
+                for (size_t i = 0; i < n; i++) check_output(y, bf16, i, (double) x[i] * scale * (double) w[i], 0);
+                unguard(&gx);
+                unguard(&gw);
+                unguard(&gy);
+            }
+}
+
+static void test_norm_rope(void **state)
+{
+    (void) state;
+    for (size_t v = 0; v < n_variants; v++)
+        for (size_t l = 0; l < N_LENGTHS; l++) {
+            size_t half = lengths[l], n = 2 * half;
+            guarded gx, gw, gc, gs, gy;
+            float *x = guard(&gx, n * 4), *w = guard(&gw, n * 4), *c = guard(&gc, half * 4), *s = guard(&gs, half * 4),
+                  *y = guard(&gy, n * 4);
+            fill(x, n, 3);
+            fill(w, n, 2);
+            for (size_t i = 0; i < half; i++) {
+                c[i] = cosf((float) i);
+                s[i] = sinf((float) i);
+            }
+            variants[v]->norm_rope(y, x, w, c, s, n, 1e-6f);
+            double ss = 0;
+            for (size_t i = 0; i < n; i++) ss += (double) x[i] * (double) x[i];
+            double scale = 1 / sqrt(ss / (double) n + 1e-6);
+            for (size_t i = 0; i < half; i++) {
+                double a = (double) x[i] * scale * (double) w[i], b = (double) x[half + i] * scale * (double) w[half + i];
+                check_close((double) y[i], a * (double) c[i] - b * (double) s[i], f32_error, 4e-6);
+                check_close((double) y[half + i], b * (double) c[i] + a * (double) s[i], f32_error, 4e-6);
+            }
+            guarded *all[] = {&gx, &gw, &gc, &gs, &gy};
+            for (size_t i = 0; i < 5; i++) unguard(all[i]);
+        }
+}
+
+static void test_swiglu(void **state)
+{
+    (void) state;
+    for (size_t v = 0; v < n_variants; v++)
+        for (size_t l = 0; l < N_LENGTHS; l++)
+            for (int bf16 = 0; bf16 < 2; bf16++) {
+                size_t n = lengths[l];
+                guarded gg, gu, gy;
+                float *g = guard(&gg, n * 4), *u = guard(&gu, n * 4);
+                void *y = guard(&gy, n * (bf16 ? 2 : 4));
+                fill(g, n, 20);
+                fill(u, n, 2);
+                if (n > 2) g[0] = -200, g[1] = 200, g[2] = 0; /* beyond what e^x can hold */
+                variants[v]->swiglu(y, bf16, g, u, n);
+                for (size_t i = 0; i < n; i++) check_output(y, bf16, i, (double) g[i] / (1 + exp(-(double) g[i])) * (double) u[i], 1e-30);
+                unguard(&gg);
+                unguard(&gu);
+                unguard(&gy);
+            }
+}
+
+static void test_conversions(void **state)
+{
+    (void) state;
+    enum { N = 65536 };
+    uint16_t *all = malloc(N * sizeof *all), *back = malloc(N * sizeof *back);
+    float *wide = malloc(N * sizeof *wide), *reference = malloc(N * sizeof *reference);
+    for (size_t i = 0; i < N; i++) all[i] = (uint16_t) i;
+    for (size_t v = 0; v < n_variants; v++) {
+        variants[v]->widen_bf16(wide, all, N);
+        variants[v]->narrow_bf16(back, wide, N);
+        for (size_t i = 0; i < N; i++) {
+            if (wide[i] != wide[i]) assert_true((back[i] & 0x7f80) == 0x7f80 && (back[i] & 0x7f) != 0); /* NaN stays NaN */
+            else assert_int_equal(back[i], all[i]);
+        }
+        variants[v]->widen_f16(wide, all, N);
+        if (v == 0) memcpy(reference, wide, N * sizeof *wide);
+        for (size_t i = 0; i < N; i++)
+            if (reference[i] == reference[i]) assert_true(wide[i] == reference[i]);
+            else assert_true(wide[i] != wide[i]);
+        assert_true(wide[0x3c00] == 1 && wide[0xc000] == -2 && wide[1] == 0x1p-24f && wide[0x7bff] == 65504 && isinf(wide[0x7c00]));
+    }
+    /* ties go to even, everything else to the nearest */
+    static const struct {
+        uint32_t bits;
+        uint16_t expected;
+    } cases[] = {{0x3f808000, 0x3f80}, {0x3f818000, 0x3f82}, {0x3f808001, 0x3f81},
+                 {0x3f807fff, 0x3f80}, {0x7f7fffff, 0x7f80}, {0x00008001, 0x0001}};
+    for (size_t v = 0; v < n_variants; v++)
+        for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+            for (size_t n = 1; n < 34; n += 16) {
+                guarded gx, gy;
+                float *x = guard(&gx, n * 4);
+                uint16_t *y = guard(&gy, n * 2);
+                for (size_t j = 0; j < n; j++) memcpy(x + j, &cases[i].bits, 4);
+                variants[v]->narrow_bf16(y, x, n);
+                for (size_t j = 0; j < n; j++) assert_int_equal(y[j], cases[i].expected);
+                unguard(&gx);
+                unguard(&gy);
+            }
+    free(all);
+    free(back);
+    free(wide);
+    free(reference);
+}
+
+static void test_add(void **state)
+{
+    (void) state;
+    for (size_t v = 0; v < n_variants; v++)
+        for (size_t l = 0; l < N_LENGTHS; l++) {
+            size_t n = lengths[l];
+            guarded gx, gy;
+            float *x = guard(&gx, n * 4), *y = guard(&gy, n * 4), before[257];
+            fill(x, n, 3);
+            fill(y, n, 3);
+            memcpy(before, x, n * sizeof *x);
+            variants[v]->add(x, y, n);
+            for (size_t i = 0; i < n; i++) assert_true(x[i] == before[i] + y[i]);
+            unguard(&gx);
+            unguard(&gy);
+        }
+}
+
+static void test_gemm(void **state)
+{
+    (void) state;
+    enum { ROWS = 16, NB = 32 };
+    for (size_t v = 0; v < n_variants; v++)
+        for (size_t l = 0; l < N_LENGTHS; l++) {
+            size_t k = lengths[l];
+            guarded ga, gb, gc;
+            float *a = guard(&ga, ROWS * k * 4), *b = guard(&gb, NB * k * 4), *c = guard(&gc, ROWS * NB * 4);
+            fill(a, ROWS * k, 1);
+            fill(b, NB * k, 1);
+            variants[v]->gemm(c, a, b, ROWS, k, NB);
+            for (size_t m = 0; m < ROWS; m++)
+                for (size_t n = 0; n < NB; n++) {
+                    double sum = 0;
+                    for (size_t i = 0; i < k; i++)
+                        sum += (double) a[m * k + i] * (double) b[(n / QR_PANEL * k + i) * QR_PANEL + n % QR_PANEL];
+                    check_close((double) c[m * NB + n], sum, 0, 1e-6 * (double) k);
+                }
+            unguard(&ga);
+            unguard(&gb);
+            unguard(&gc);
+        }
+}
+
+/* ---- attention ---------------------------------------------------------------------------------------------------------------- */
+
+typedef struct keys {
+    float *k, *v; /* [n][hd] plain */
+    float *kt, *vs;
+    guarded gk, gv;
+    size_t n, hd, stride;
+} keys;
+
+static void make_keys(keys *ks, size_t n, size_t hd)
+{
+    size_t slots = (n + QR_KEY_BLOCK - 1) / QR_KEY_BLOCK * QR_KEY_BLOCK;
+    ks->n = n;
+    ks->hd = hd;
+    ks->stride = (hd + QR_KEY_BLOCK - 1) / QR_KEY_BLOCK * QR_KEY_BLOCK;
+    ks->k = malloc((n * hd + 1) * sizeof(float));
+    ks->v = malloc((n * hd + 1) * sizeof(float));
+    ks->kt = guard(&ks->gk, slots * hd * sizeof(float));
+    ks->vs = guard(&ks->gv, slots * ks->stride * sizeof(float));
+    fill(ks->k, n * hd, 1);
+    fill(ks->v, n * hd, 1);
+    for (size_t i = 0; i < slots * hd; i++) ks->kt[i] = NAN; /* keys past the end must never count, whatever stands there */
+    for (size_t i = 0; i < slots * ks->stride; i++) ks->vs[i] = i / ks->stride < n ? 0 : NAN;
+    for (size_t j = 0; j < n; j++)
+        for (size_t d = 0; d < hd; d++) {
+            ks->kt[(j / QR_KEY_BLOCK * hd + d) * QR_KEY_BLOCK + j % QR_KEY_BLOCK] = ks->k[j * hd + d];
+            ks->vs[j * ks->stride + d] = ks->v[j * hd + d];
+        }
+}
+
+static void free_keys(keys *ks)
+{
+    free(ks->k);
+    free(ks->v);
+    unguard(&ks->gk);
+    unguard(&ks->gv);
+}
+
+/* One query row against `n_prefix` and `n_own` keys, in f64. */
+static void attend_reference(double *out, const float *q, double scale, const keys *prefix, size_t n_prefix, const keys *own, size_t n_own)
+{
+    size_t hd = own->hd, n = n_prefix + n_own;
+    double *s = malloc(n * sizeof *s), max = -INFINITY, sum = 0;
+    for (size_t j = 0; j < n; j++) {
+        const float *k = j < n_prefix ? prefix->k + j * hd : own->k + (j - n_prefix) * hd;
+        s[j] = 0;
+        for (size_t d = 0; d < hd; d++) s[j] += (double) q[d] * (double) k[d];
+        s[j] *= scale;
+        if (s[j] > max) max = s[j];
+    }
+    for (size_t j = 0; j < n; j++) sum += s[j] = exp(s[j] - max);
+    for (size_t d = 0; d < hd; d++) out[d] = 0;
+    for (size_t j = 0; j < n; j++) {
+        const float *v = j < n_prefix ? prefix->v + j * hd : own->v + (j - n_prefix) * hd;
+        for (size_t d = 0; d < hd; d++) out[d] += s[j] / sum * (double) v[d];
+    }
+    free(s);
+}
+
+static void run_attend(const qr_kernels *k, float *out, const float *q, size_t n_rows, size_t group, size_t first, float scale,
+                       const keys *prefix, const keys *own)
+{
+    size_t hd = own->hd;
+    float *scratch = aligned_alloc(64, (qr_attend_scratch(hd) * 4 + 63) / 64 * 64);
+    qr_attend a = {.q = q,
+                   .q_stride = group * hd,
+                   .n_rows = n_rows,
+                   .n_group = group,
+                   .head_dim = hd,
+                   .v_stride = own->stride,
+                   .scale = scale,
+                   .own = {own->kt, own->vs, own->n},
+                   .first_pos = first,
+                   .out = out,
+                   .out_stride = group * hd,
+                   .scratch = scratch};
+    if (prefix->n > 0) a.prefix = (qr_kv){prefix->kt, prefix->vs, prefix->n};
+    k->attend(&a);
+    free(scratch);
+}
+
+static void test_attend(void **state)
+{
+    (void) state;
+    static const size_t dims[] = {2, 8, 16, 24, 48, 64, 128}, prefixes[] = {0, 1, 16, 78, 129, 300}, owns[] = {1, 7, 33, 150};
+    for (size_t v = 0; v < n_variants; v++)
+        for (size_t d = 0; d < sizeof dims / sizeof dims[0]; d++)
+            for (size_t p = 0; p < sizeof prefixes / sizeof prefixes[0]; p++)
+                for (size_t o = 0; o < sizeof owns / sizeof owns[0]; o++) {
+                    size_t hd = dims[d], n = owns[o], group = 1 + (d + p + o) % 4;
+                    keys prefix, own;
+                    make_keys(&prefix, prefixes[p], hd);
+                    make_keys(&own, n, hd);
+                    guarded gq, go;
+                    float *q = guard(&gq, n * group * hd * 4), *out = guard(&go, n * group * hd * 4);
+                    fill(q, n * group * hd, 4); /* sharp enough that the running maximum moves */
+                    float scale = 1 / sqrtf((float) hd);
+                    run_attend(variants[v], out, q, n, group, 0, scale, &prefix, &own);
+                    double expected[128];
+                    for (size_t r = 0; r < n * group; r++) {
+                        attend_reference(expected, q + r * hd, (double) scale, &prefix, prefixes[p], &own, r / group + 1);
+                        for (size_t i = 0; i < hd; i++) check_close((double) out[r * hd + i], expected[i], 0, 5e-6);
+                    }
+                    /* the last row alone gives the same bits */
+                    float *alone = malloc(group * hd * 4);
+                    run_attend(variants[v], alone, q + (n - 1) * group * hd, 1, group, n - 1, scale, &prefix, &own);
+                    assert_memory_equal(alone, out + (n - 1) * group * hd, group * hd * 4);
+                    free(alone);
+                    unguard(&gq);
+                    unguard(&go);
+                    free_keys(&prefix);
+                    free_keys(&own);
+                }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_rmsnorm), cmocka_unit_test(test_norm_rope), cmocka_unit_test(test_swiglu), cmocka_unit_test(test_conversions),
+        cmocka_unit_test(test_add),     cmocka_unit_test(test_gemm),      cmocka_unit_test(test_attend),
+    };
+    return cmocka_run_group_tests(tests, find_variants, NULL);
+}
