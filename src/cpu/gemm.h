@@ -55,6 +55,10 @@ size_t qr_gemm_tile_rows(const qr_gemm *gemm, size_t left);
 /* A product failed (a library error); the output is not valid. Checked once per batch instead of once per tile. */
 int qr_gemm_failed(const qr_gemm_lib *lib);
 
+/* Rate in Gop/s of the library's own product of whole matrices, c[m][n] = a[m][k] . packed w, with its own threading: the yardstick that
+ * benchmarks print beside ours. Best of a few runs; 0 if the library cannot. */
+double qr_gemm_library_rate(int bf16, size_t m, size_t k, size_t n, int n_threads);
+
 /* ---- what a kernel library provides (gemm_onednn.c, gemm_plain.c) -------------------------------------------------------------- */
 
 typedef struct qr_gemm_kernel qr_gemm_kernel; /* one shape: both row counts, all threads */

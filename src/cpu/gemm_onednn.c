@@ -13,6 +13,8 @@
 #include <omp.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <string.h>
+#include <time.h>
 
 #if DNNL_VERSION_MAJOR >= 3
 typedef dnnl_memory_desc_t md_own;         /* a descriptor that we made and must destroy */
@@ -25,7 +27,6 @@ typedef const dnnl_memory_desc_t *md_query;
 #endif
 
 enum { N_SIZES = 2 };
-static const size_t sizes[N_SIZES] = {QR_TILE_ROWS, QR_TILE_ROWS_SMALL};
 
 typedef struct lane { /* one thread's handles; their data pointers are set for every call */
     dnnl_stream_t stream;
@@ -38,6 +39,7 @@ struct qr_gemm_kernel {
     dnnl_primitive_desc_t desc[N_SIZES];
     dnnl_primitive_t matmul[N_SIZES];
     dnnl_primitive_t reorder; /* [nb][k] row-major -> the order that the matmul wants */
+    size_t rows_of_a[N_SIZES];
     size_t scratch_bytes;
     int n_lanes;
     lane *lanes;
@@ -156,7 +158,8 @@ static int make_all(qr_gemm_kernel *kernel, dnnl_data_type_t type, dnnl_dim_t k,
                  make_md(&w_rows, w_dims, type, w_strides);
     md_query packed = MD_REF(w_any);
     for (int i = 0; i < N_SIZES && !failed; i++) {
-        dnnl_dims_t a_dims = {(dnnl_dim_t) sizes[i], k}, a_strides = {k, 1}, c_dims = {(dnnl_dim_t) sizes[i], nb}, c_strides = {nb, 1};
+        dnnl_dims_t a_dims = {(dnnl_dim_t) kernel->rows_of_a[i], k}, a_strides = {k, 1}, c_dims = {(dnnl_dim_t) kernel->rows_of_a[i], nb},
+                    c_strides = {nb, 1};
         failed = make_md(&a, a_dims, type, a_strides) || make_md(&c, c_dims, dnnl_f32, c_strides);
 #if DNNL_VERSION_MAJOR >= 3
         md_own w = (md_own) (uintptr_t) packed;
@@ -182,18 +185,21 @@ static int make_all(qr_gemm_kernel *kernel, dnnl_data_type_t type, dnnl_dim_t k,
     return failed;
 }
 
-static qr_status onednn_open(qr_gemm_kernel **out, int bf16, size_t k, size_t nb, int n_threads, size_t *packed_elements, qr_error *err)
+/* `team` is the number of OpenMP threads that oneDNN itself may use. */
+static qr_status open_shape(qr_gemm_kernel **out, int bf16, size_t k, size_t nb, const size_t rows[N_SIZES], int n_lanes, int team,
+                            size_t *packed_elements, qr_error *err)
 {
     *out = NULL;
     pthread_once(&isa_once, limit_isa);
     qr_gemm_kernel *kernel = qr_calloc(1, sizeof *kernel);
-    if (kernel == NULL || (kernel->lanes = qr_calloc((size_t) n_threads, sizeof *kernel->lanes)) == NULL) {
+    if (kernel == NULL || (kernel->lanes = qr_calloc((size_t) n_lanes, sizeof *kernel->lanes)) == NULL) {
         qr_free(kernel);
         return qr_fail(err, QR_E_MEMORY, "no memory for a matrix kernel");
     }
-    kernel->n_lanes = n_threads;
+    kernel->n_lanes = n_lanes;
+    memcpy(kernel->rows_of_a, rows, sizeof kernel->rows_of_a);
     int outer = omp_get_max_threads();
-    omp_set_num_threads(1); /* oneDNN plans for this many; see above */
+    omp_set_num_threads(team);
     size_t packed_bytes = 0;
     int failed = make_all(kernel, bf16 ? dnnl_bf16 : dnnl_f32, (dnnl_dim_t) k, (dnnl_dim_t) nb, &packed_bytes);
     omp_set_num_threads(outer);
@@ -204,6 +210,12 @@ static qr_status onednn_open(qr_gemm_kernel **out, int bf16, size_t k, size_t nb
     *packed_elements = packed_bytes / (bf16 ? 2 : 4);
     *out = kernel;
     return QR_OK;
+}
+
+static qr_status onednn_open(qr_gemm_kernel **out, int bf16, size_t k, size_t nb, int n_threads, size_t *packed_elements, qr_error *err)
+{
+    static const size_t rows[N_SIZES] = {QR_TILE_ROWS, QR_TILE_ROWS_SMALL};
+    return open_shape(out, bf16, k, nb, rows, n_threads, 1, packed_elements, err);
 }
 
 static int set(dnnl_memory_t memory, const void *data)
@@ -221,7 +233,7 @@ static int onednn_pack(qr_gemm_kernel *kernel, int thread, void *packed, const v
 static int onednn_run(qr_gemm_kernel *kernel, int thread, float *c, const void *a, const void *packed, size_t rows)
 {
     lane *l = &kernel->lanes[thread];
-    int i = rows == QR_TILE_ROWS ? 0 : 1;
+    int i = rows == kernel->rows_of_a[0] ? 0 : 1;
     dnnl_exec_arg_t args[] = {
         {DNNL_ARG_SRC, l->a[i]}, {DNNL_ARG_WEIGHTS, l->packed}, {DNNL_ARG_DST, l->c[i]}, {DNNL_ARG_SCRATCHPAD, l->scratch[i]}};
     return set(l->a[i], a) || set(l->packed, packed) || set(l->c[i], c) ||
@@ -229,6 +241,41 @@ static int onednn_run(qr_gemm_kernel *kernel, int thread, float *c, const void *
 }
 
 const qr_gemm_provider qr_gemm_onednn = {"oneDNN", onednn_open, onednn_close, onednn_pack, onednn_run};
+
+static double seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double) t.tv_sec + (double) t.tv_nsec * 1e-9;
+}
+
+double qr_gemm_library_rate(int bf16, size_t m, size_t k, size_t n, int n_threads)
+{
+    enum { RUNS = 8 };
+    qr_gemm_kernel *kernel;
+    size_t packed_elements, es = bf16 ? 2 : 4, rows[N_SIZES] = {m, m};
+    if (open_shape(&kernel, bf16, k, n, rows, 1, n_threads, &packed_elements, NULL) != QR_OK) return 0;
+    size_t a_bytes = m * k * es, w_bytes = n * k * es, p_bytes = packed_elements * es, c_bytes = m * n * sizeof(float);
+    void *a = qr_pages_alloc(a_bytes), *w = qr_pages_alloc(w_bytes), *packed = qr_pages_alloc(p_bytes);
+    float *c = qr_pages_alloc(c_bytes);
+    double best = 0;
+    int outer = omp_get_max_threads();
+    omp_set_num_threads(n_threads);
+    if (a != NULL && w != NULL && packed != NULL && c != NULL && onednn_pack(kernel, 0, packed, w) == 0)
+        for (int i = 0; i < RUNS; i++) {
+            double start = seconds();
+            if (onednn_run(kernel, 0, c, a, packed, m)) break;
+            double rate = 2e-9 * (double) m * (double) k * (double) n / (seconds() - start);
+            if (rate > best) best = rate;
+        }
+    omp_set_num_threads(outer);
+    qr_pages_free(a, a_bytes);
+    qr_pages_free(w, w_bytes);
+    qr_pages_free(packed, p_bytes);
+    qr_pages_free(c, c_bytes);
+    onednn_close(kernel);
+    return best;
+}
 
 const char *qr_cpu_libraries(void)
 {
@@ -239,6 +286,13 @@ const char *qr_cpu_libraries(void)
 }
 #else
 #include "cpu/features.h"
+#include "cpu/gemm.h"
+
+double qr_gemm_library_rate(int bf16, size_t m, size_t k, size_t n, int n_threads)
+{
+    (void) bf16, (void) m, (void) k, (void) n, (void) n_threads;
+    return 0;
+}
 
 const char *qr_cpu_libraries(void) { return "built-in matrix kernels"; }
 #endif

@@ -1,0 +1,233 @@
+/* The CPU backend against golden scores, at the level of token ids: accuracy in both precisions, and the promise that a score does not
+ * depend on the batch, its order, the budget, the threads or the prefix cache. Also: cancelling, long sequences, repeated use. */
+#include "golden.h"
+
+#include "cpu/features.h"
+#include "engine/backend.h"
+
+#include <math.h>
+
+extern const qr_backend_ops qr_backend_cpu;
+
+enum { YES = 9693, NO = 2152, SPLIT = 60 }; /* any split will do: prefixes are shared by what they are, not by what they mean */
+
+typedef struct fixture {
+    qr_model model;
+    golden golden;
+} fixture;
+
+static fixture open_fixture(const char *name)
+{
+    fixture f;
+    char dir[512];
+    qr_error err = {0};
+    snprintf(dir, sizeof dir, "%s/%s", QR_TEST_DATA, name);
+    if (qr_model_open(&f.model, dir, &err) != QR_OK) fail_msg("%s", err.msg);
+    f.golden = golden_load(name);
+    return f;
+}
+
+static void close_fixture(fixture *f)
+{
+    qr_model_close(&f->model);
+    golden_free(&f->golden);
+}
+
+static qr_backend *open_backend(const fixture *f, qr_dtype dtype, int threads, size_t max_length, size_t max_batch_tokens, size_t cache)
+{
+    qr_backend_cfg cfg = {.model = &f->model,
+                          .yes_id = YES,
+                          .no_id = NO,
+                          .dtype = dtype,
+                          .threads = threads,
+                          .max_length = max_length,
+                          .max_batch_tokens = max_batch_tokens,
+                          .prefix_cache_bytes = cache};
+    qr_backend *b;
+    qr_error err = {0};
+    if (qr_backend_cpu.open(&b, &cfg, &err) != QR_OK) fail_msg("%s", err.msg);
+    return b;
+}
+
+/* Scores cases order[0..n) in one call; every case brings its own prefix, equal ones next to each other are merged. */
+static void score(qr_backend *b, const golden *g, const size_t *order, size_t n, double *margins)
+{
+    qr_prefix *prefixes = calloc(n, sizeof *prefixes);
+    qr_seq *seqs = calloc(n, sizeof *seqs);
+    qr_logits *logits = calloc(n, sizeof *logits);
+    qr_error err = {0};
+    size_t n_prefixes = 0;
+    for (size_t i = 0; i < n; i++) {
+        const golden_case *c = &g->cases[order[i]];
+        int same = i > 0 && memcmp(c->ids, g->cases[order[i - 1]].ids, SPLIT * sizeof *c->ids) == 0;
+        if (!same) prefixes[n_prefixes++] = (qr_prefix){c->ids, SPLIT};
+        seqs[i] = (qr_seq){c->ids + SPLIT, c->n - SPLIT, n_prefixes - 1};
+    }
+    qr_batch batch = {prefixes, n_prefixes, seqs, n, NULL};
+    if (qr_backend_cpu.score(b, &batch, logits, &err) != QR_OK) fail_msg("%s", err.msg);
+    for (size_t i = 0; i < n; i++) margins[i] = (double) logits[i].yes - (double) logits[i].no;
+    free(prefixes);
+    free(seqs);
+    free(logits);
+}
+
+static const char *const checkpoints[] = {"micro-1", "untied-1", "small-1"};
+
+/* The bound that the project set itself for f32: rounding of another summation order, amplified by random weights. */
+static const double f32_margin_error = 2e-3;
+
+static void test_f32_golden(void **state)
+{
+    (void) state;
+    for (size_t k = 0; k < 3; k++) {
+        fixture f = open_fixture(checkpoints[k]);
+        qr_backend *b = open_backend(&f, QR_DTYPE_F32, 0, 1024, 1024, 1 << 20);
+        size_t order[64];
+        double margins[64], worst = 0;
+        for (size_t i = 0; i < f.golden.n; i++) order[i] = i;
+        score(b, &f.golden, order, f.golden.n, margins);
+        for (size_t i = 0; i < f.golden.n; i++) worst = fmax(worst, fabs(margins[i] - f.golden.cases[i].margin));
+        printf("%s f32: largest margin error %.2g\n", checkpoints[k], worst);
+        assert_true(worst <= f32_margin_error);
+        qr_backend_cpu.close(b);
+        close_fixture(&f);
+    }
+}
+
+static void test_bf16_golden(void **state)
+{
+    (void) state;
+    for (size_t k = 0; k < 3; k++) {
+        fixture f = open_fixture(checkpoints[k]);
+        qr_backend *b = open_backend(&f, QR_DTYPE_BF16, 0, 1024, 1024, 1 << 20);
+        size_t order[64], n = f.golden.n;
+        double margins[64], mean = 0, worst = 0, hf_mean = 0, hf_worst = 0;
+        for (size_t i = 0; i < n; i++) order[i] = i;
+        score(b, &f.golden, order, n, margins);
+        for (size_t i = 0; i < n; i++) {
+            const golden_case *c = &f.golden.cases[i];
+            double ours = fabs(margins[i] - c->margin), hf = fabs(c->hf_bf16_margin - c->margin);
+            mean += ours / (double) n;
+            hf_mean += hf / (double) n;
+            worst = fmax(worst, ours);
+            hf_worst = fmax(hf_worst, hf);
+        }
+        printf("%s bf16: margin error mean %.3f, largest %.3f; transformers bf16 %.3f, %.3f\n", checkpoints[k], mean, worst, hf_mean,
+               hf_worst);
+        assert_true(mean <= hf_mean);
+        assert_true(worst <= 1.2 * hf_worst); /* the same kind of error drawn anew: its maximum scatters more than its mean */
+        qr_backend_cpu.close(b);
+        close_fixture(&f);
+    }
+}
+
+/* Every way of asking gives the same bits. */
+static void check_independence(const char *name, qr_dtype dtype)
+{
+    fixture f = open_fixture(name);
+    size_t n = f.golden.n, order[64];
+    double alone[64], margins[64];
+    qr_backend *b = open_backend(&f, dtype, 1, 1024, 1024, 0);
+    for (size_t i = 0; i < n; i++) score(b, &f.golden, &i, 1, &alone[i]);
+    qr_backend_cpu.close(b);
+
+    static const struct {
+        int threads;
+        size_t budget, cache;
+    } ways[] = {{1, 4096, 0}, {2, 300, 0}, {3, 7, 1 << 20}, {2, 4096, 64 << 20}, {7, 1024, 1 << 20}};
+    for (size_t w = 0; w < sizeof ways / sizeof ways[0]; w++) {
+        b = open_backend(&f, dtype, ways[w].threads, 256, ways[w].budget, ways[w].cache);
+        for (size_t pass = 0; pass < 3; pass++) {
+            for (size_t i = 0; i < n; i++) order[i] = pass == 0 ? i : pass == 1 ? n - 1 - i : i * 7 % n;
+            if (n % 7 == 0 && pass == 2) continue; /* not a permutation */
+            score(b, &f.golden, order, n, margins);
+            for (size_t i = 0; i < n; i++)
+                if (margins[i] != alone[order[i]])
+                    fail_msg("%s: case %zu alone %.9g, in a batch (way %zu, pass %zu) %.9g", name, order[i], alone[order[i]], w, pass,
+                             margins[i]);
+        }
+        qr_backend_cpu.close(b);
+    }
+    close_fixture(&f);
+}
+
+static void test_independence_f32(void **state)
+{
+    (void) state;
+    check_independence("micro-1", QR_DTYPE_F32);
+    check_independence("small-1", QR_DTYPE_F32);
+}
+
+static void test_independence_bf16(void **state)
+{
+    (void) state;
+    check_independence("untied-1", QR_DTYPE_BF16);
+    check_independence("small-1", QR_DTYPE_BF16);
+}
+
+/* A sequence longer than the batch budget and than several chunks; also with nothing shared at all. */
+static void test_long_sequences(void **state)
+{
+    (void) state;
+    fixture f = open_fixture("micro-1");
+    enum { N = 2100 };
+    uint32_t *ids = calloc(N, sizeof *ids);
+    for (size_t i = 0; i < N; i++) ids[i] = (uint32_t) (i * 37 % 5000);
+    double first = 0;
+    static const size_t splits[] = {0, 1, 16, 700, N - 1}, budgets[] = {16, 2100, 8192};
+    for (size_t k = 0; k < 3; k++) {
+        qr_backend *b = open_backend(&f, QR_DTYPE_F32, 2, N, budgets[k], 1 << 20);
+        for (size_t s = 0; s < 5; s++) {
+            qr_prefix prefix = {ids, splits[s]};
+            qr_seq seq = {ids + splits[s], N - splits[s], 0};
+            qr_batch batch = {&prefix, 1, &seq, 1, NULL};
+            qr_logits l;
+            qr_error err = {0};
+            if (qr_backend_cpu.score(b, &batch, &l, &err) != QR_OK) fail_msg("%s", err.msg);
+            double margin = (double) l.yes - (double) l.no;
+            if (k == 0 && s == 0) first = margin;
+            assert_true(fabs(margin - first) < 1e-4); /* another split sums the softmax in other runs: last bits may differ */
+        }
+        qr_backend_cpu.close(b);
+    }
+    free(ids);
+    close_fixture(&f);
+}
+
+static void test_cancel_and_reuse(void **state)
+{
+    (void) state;
+    fixture f = open_fixture("micro-1");
+    qr_backend *b = open_backend(&f, QR_DTYPE_F32, 2, 1024, 512, 1 << 20);
+    volatile int cancel = 1;
+    const golden_case *c = &f.golden.cases[0];
+    qr_prefix prefix = {c->ids, SPLIT};
+    qr_seq seq = {c->ids + SPLIT, c->n - SPLIT, 0};
+    qr_batch batch = {&prefix, 1, &seq, 1, &cancel};
+    qr_logits l;
+    qr_error err = {0};
+    assert_int_equal(qr_backend_cpu.score(b, &batch, &l, &err), QR_E_CANCELLED);
+    cancel = 0; /* the half-made prefix must be gone */
+    assert_int_equal(qr_backend_cpu.score(b, &batch, &l, &err), QR_OK);
+    assert_true(fabs((double) l.yes - (double) l.no - c->margin) <= f32_margin_error);
+    qr_backend_stats stats;
+    qr_backend_cpu.stats(b, &stats);
+    assert_int_equal(stats.prefix_misses, 2);
+    assert_int_equal(stats.computed_tokens, c->n);
+    assert_int_equal(qr_backend_cpu.score(b, &batch, &l, &err), QR_OK);
+    qr_backend_cpu.stats(b, &stats);
+    assert_int_equal(stats.prefix_hits, 1);
+    assert_int_equal(stats.computed_tokens, 2 * c->n - SPLIT); /* the prefix was not computed again */
+    assert_int_equal(qr_backend_cpu.warm_up(b, &err), QR_OK);
+    qr_backend_cpu.close(b);
+    close_fixture(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_f32_golden),        cmocka_unit_test(test_bf16_golden),    cmocka_unit_test(test_independence_f32),
+        cmocka_unit_test(test_independence_bf16), cmocka_unit_test(test_long_sequences), cmocka_unit_test(test_cancel_and_reuse),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

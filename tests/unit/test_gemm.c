@@ -1,0 +1,153 @@
+/* Packed products against sums in f64: every storage type, both arithmetics, padded blocks, odd sizes, unaligned tensors. */
+#include "base/mem.h"
+#include "cpu/features.h"
+#include "cpu/gemm.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static uint32_t seed = 1;
+
+static float rnd(void) /* in [-1, 1), exact in bf16 and in f16: 7 significant bits */
+{
+    seed = seed * 1664525u + 1013904223u;
+    return (float) ((int) (seed >> 24) - 128) / 128.0f;
+}
+
+static uint16_t to_bf16(float x)
+{
+    uint32_t b;
+    memcpy(&b, &x, sizeof b);
+    return (uint16_t) (b >> 16);
+}
+
+static uint16_t to_f16(float x)
+{
+    uint32_t b;
+    memcpy(&b, &x, sizeof b);
+    if ((b & 0x7fffffff) == 0) return (uint16_t) (b >> 16);
+    return (uint16_t) (((b >> 16) & 0x8000) | ((((b >> 23) & 255) - 112) << 10) | ((b >> 13) & 0x3ff));
+}
+
+typedef struct rows {
+    size_t used, n;
+} rows;
+
+static size_t row_of(const void *arg, size_t block, size_t output)
+{
+    const rows *r = arg;
+    size_t row = block * r->used + output;
+    return output < r->used && row < r->n ? row : QR_SIZE_NONE;
+}
+
+static void check(int bf16, qr_tensor_type type, size_t k, size_t n, size_t used, size_t nb)
+{
+    size_t es = qr_tensor_type_size(type), m = QR_TILE_ROWS;
+    float *w = malloc(n * k * sizeof *w), *a = malloc(m * k * sizeof *a), *c = aligned_alloc(64, m * nb * sizeof *c);
+    unsigned char *stored = malloc(n * k * es + 1), *at = stored + 1; /* tensors may start anywhere */
+    uint16_t *a16 = malloc(m * k * sizeof *a16);
+    for (size_t i = 0; i < n * k; i++) {
+        w[i] = rnd();
+        uint16_t h = type == QR_T_BF16 ? to_bf16(w[i]) : to_f16(w[i]);
+        memcpy(at + i * es, type == QR_T_F32 ? (const void *) &w[i] : (const void *) &h, es);
+    }
+    for (size_t i = 0; i < m * k; i++) {
+        a[i] = rnd();
+        a16[i] = to_bf16(a[i]);
+    }
+    qr_tensor tensor = {.name = "w", .type = type, .n_dims = 2, .dims = {n, k}, .n_elements = n * k, .data = at, .n_bytes = n * k * es};
+    const qr_tensor *tensors[] = {&tensor};
+    rows map = {used, n};
+    qr_gemm_source source = {tensors, 1, row_of, &map};
+    qr_gemm_lib *lib;
+    qr_gemm g;
+    qr_error err = {0};
+    if (qr_gemm_lib_open(&lib, bf16, 2, &err) != QR_OK) fail_msg("%s", err.msg);
+    if (qr_gemm_pack(&g, lib, k, n, nb, (n + used - 1) / used, &source, &err) != QR_OK) fail_msg("%s", err.msg);
+    for (size_t size = 0; size < 2; size++) {
+        size_t tile = size ? QR_TILE_ROWS_SMALL : QR_TILE_ROWS;
+        for (size_t b = 0; b < g.n_blocks; b++) {
+            const void *block = qr_gemm_block(&g, lib, 1, b);
+            qr_gemm_tile(&g, lib, 1, c, bf16 ? (const void *) a16 : (const void *) a, block, tile);
+            for (size_t r = 0; r < tile; r++)
+                for (size_t j = 0; j < nb; j++) {
+                    size_t row = row_of(&map, b, j);
+                    double sum = 0;
+                    for (size_t i = 0; i < k && row != QR_SIZE_NONE; i++) sum += (double) a[r * k + i] * (double) w[row * k + i];
+                    /* inputs are multiples of 1/128 below 1: products are exact, sums of up to 300 of them too */
+                    if ((double) c[r * nb + j] != sum)
+                        fail_msg("k %zu n %zu row %zu column %zu: %.9g, expected %.9g", k, n, r, j, (double) c[r * nb + j], sum);
+                }
+        }
+    }
+    assert_false(qr_gemm_failed(lib));
+    qr_gemm_deinit(&g);
+    qr_gemm_lib_close(lib);
+    free(w);
+    free(a);
+    free(a16);
+    free(c);
+    free(stored);
+}
+
+static const struct {
+    size_t k, n, used, nb;
+} shapes[] = {{64, 128, 128, 128},  {1, 16, 16, 16},  {17, 40, 16, 16}, {96, 100, 96, 96},
+              {300, 130, 128, 128}, {31, 50, 48, 48}, {33, 70, 30, 32}};
+
+static void test_f32(void **state)
+{
+    (void) state;
+    static const qr_tensor_type types[] = {QR_T_F32, QR_T_F16, QR_T_BF16};
+    for (size_t t = 0; t < 3; t++)
+        for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
+            check(0, types[t], shapes[i].k, shapes[i].n, shapes[i].used, shapes[i].nb);
+}
+
+static void test_bf16(void **state)
+{
+    (void) state;
+    static const qr_tensor_type types[] = {QR_T_F32, QR_T_F16, QR_T_BF16};
+    if (!qr_cpu_get()->native_bf16) skip();
+    for (size_t t = 0; t < 3; t++)
+        for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
+            check(1, types[t], shapes[i].k, shapes[i].n, shapes[i].used, shapes[i].nb);
+}
+
+static void test_out_of_memory(void **state)
+{
+    (void) state;
+    float w[32] = {0};
+    qr_tensor tensor = {
+        .name = "w", .type = QR_T_F32, .n_dims = 2, .dims = {16, 2}, .n_elements = 32, .data = (const unsigned char *) w, .n_bytes = 128};
+    const qr_tensor *tensors[] = {&tensor};
+    rows map = {16, 16};
+    qr_gemm_source source = {tensors, 1, row_of, &map};
+    for (long at = 1; at < 200; at++) {
+        qr_gemm_lib *lib = NULL;
+        qr_gemm g = {0};
+        qr_error err = {0};
+        qr_mem_fail_at(at);
+        qr_status status = qr_gemm_lib_open(&lib, 0, 1, &err);
+        if (status == QR_OK) status = qr_gemm_pack(&g, lib, 2, 16, 16, 1, &source, &err);
+        qr_mem_fail_at(0);
+        qr_gemm_deinit(&g);
+        qr_gemm_lib_close(lib);
+        if (status == QR_OK) return; /* every allocation has failed once by now */
+        assert_true(err.msg[0] != 0);
+    }
+    fail_msg("allocations never end");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_f32), cmocka_unit_test(test_bf16), cmocka_unit_test(test_out_of_memory)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
