@@ -31,6 +31,7 @@ typedef struct qr_checkpoint {
     size_t n_tensors;
     struct qr_shard {
         char *path;
+        char *names; /* of its tensors, one after another */
         qr_file file;
     } *shards; /* [n_shards] */
     size_t n_shards;

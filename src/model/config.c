@@ -1,0 +1,210 @@
+/* config.json, as the Qwen team publishes it and as other tools write it again: `dtype` for `torch_dtype`, `rope_parameters` for
+ * `rope_theta` and `rope_scaling`, an explicit `layer_types`, 1000000.0 for 1000000, and keys that nobody here needs.
+ *
+ * A key that would change the result and is not implemented is refused, never ignored: a model that runs and ranks wrongly is worse than
+ * one that does not start. A key may be absent only if transformers' Qwen3Config gives it a default that is certain (head_dim 128,
+ * hidden_act "silu", no bias, no sliding window, untied); sizes have to be there.
+ *
+ * The bounds are far above any model that exists and low enough that no product of sizes overflows: the largest, all weights of one kind
+ * in all layers, is below 2^10 * 2^20 * 2^16 elements. */
+#include "model/config.h"
+
+#include "model/json.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+_Static_assert(sizeof(size_t) == 8, "products of sizes within the bounds need up to 50 bits");
+
+enum {
+    MAX_FILE = 16 << 20,
+    MAX_LAYERS = 1 << 10,
+    MAX_HIDDEN = 1 << 16,
+    MAX_INTER = 1 << 20,
+    MAX_HEADS = 1 << 10,
+    MAX_HEAD_DIM = 1 << 10,
+    MAX_VOCAB = 1 << 24,
+    MAX_POSITIONS = 1 << 24,
+    DEFAULT_HEAD_DIM = 128, /* of Qwen3Config, whatever hidden / n_heads is */
+};
+
+typedef struct reader {
+    const json_t *root;
+    const char *path;
+    qr_error *err;
+} reader;
+
+/* A present value, or NULL: null means absent in every key of this file. */
+static const json_t *lookup(const json_t *object, const char *key)
+{
+    const json_t *value = json_object_get(object, key);
+    return json_is_null(value) ? NULL : value;
+}
+
+static qr_status wrong(const reader *r, const char *key, const char *expected, const json_t *found)
+{
+    return qr_fail(r->err, QR_E_FORMAT, "%s: %s: expected %s, found %s", r->path, key, expected, qr_json_label(found).text);
+}
+
+static qr_status unsupported(const reader *r, const char *key, const char *expected, const json_t *found)
+{
+    return qr_fail(r->err, QR_E_UNSUPPORTED, "%s: %s: this program runs %s, found %s", r->path, key, expected, qr_json_label(found).text);
+}
+
+/* An integer in [min, max]; 4096.0 counts as one. `absent` is the default, 0 if there is none. */
+static qr_status read_size(const reader *r, const char *key, size_t min, size_t max, size_t absent, size_t *out)
+{
+    const json_t *value = lookup(r->root, key);
+    if (value == NULL && absent > 0) {
+        *out = absent;
+        return QR_OK;
+    }
+    double number = json_is_number(value) ? json_number_value(value) : -1;
+    if (!(number >= (double) min && number <= (double) max) || number != floor(number)) {
+        char expected[96];
+        snprintf(expected, sizeof expected, "an integer from %zu to %zu", min, max);
+        return wrong(r, key, expected, value);
+    }
+    *out = (size_t) number;
+    return QR_OK;
+}
+
+static qr_status read_bool(const reader *r, const char *key, int *out)
+{
+    const json_t *value = lookup(r->root, key);
+    if (value != NULL && !json_is_boolean(value)) return wrong(r, key, "true or false", value);
+    *out = json_is_true(value);
+    return QR_OK;
+}
+
+static int is_text(const json_t *value, const char *text) { return json_is_string(value) && strcmp(json_string_value(value), text) == 0; }
+
+/* Another architecture than the one whose formula is implemented. */
+static qr_status check_architecture(const reader *r)
+{
+    const json_t *type = lookup(r->root, "model_type"), *list = lookup(r->root, "architectures"), *act = lookup(r->root, "hidden_act");
+    if (!json_is_string(type)) return wrong(r, "model_type", "\"qwen3\"", type);
+    if (!is_text(type, "qwen3")) return unsupported(r, "model_type", "\"qwen3\"", type);
+    if (list != NULL) {
+        const json_t *name = json_array_get(list, 0);
+        if (!json_is_string(name)) return wrong(r, "architectures", "a list such as [\"Qwen3ForCausalLM\"]", list);
+        if (is_text(name, "Qwen3ForSequenceClassification"))
+            return qr_fail(
+                r->err, QR_E_UNSUPPORTED,
+                "%s: architectures: found \"Qwen3ForSequenceClassification\", a conversion that has a score layer in place of the yes and "
+                "no rows of the head; use the original model, whose architecture is \"Qwen3ForCausalLM\"",
+                r->path);
+        if (!is_text(name, "Qwen3ForCausalLM")) return unsupported(r, "architectures", "\"Qwen3ForCausalLM\"", name);
+    }
+    if (act != NULL && !is_text(act, "silu")) return unsupported(r, "hidden_act", "\"silu\"", act);
+
+    int bias = 0, sliding = 0;
+    qr_status status = read_bool(r, "attention_bias", &bias);
+    if (status == QR_OK) status = read_bool(r, "use_sliding_window", &sliding); /* where it is off, sliding_window means nothing */
+    if (status != QR_OK) return status;
+    if (bias) return unsupported(r, "attention_bias", "false", json_true());
+    if (sliding) return unsupported(r, "use_sliding_window", "false", json_true());
+    return QR_OK;
+}
+
+/* Re-savers name the layers' kinds; with use_sliding_window off they are all the same. */
+static qr_status check_layer_types(const reader *r, size_t n_layers)
+{
+    const json_t *list = lookup(r->root, "layer_types");
+    if (list == NULL) return QR_OK;
+    if (!json_is_array(list) || json_array_size(list) != n_layers)
+        return qr_fail(r->err, QR_E_FORMAT, "%s: layer_types: expected a list of num_hidden_layers = %zu, found %s of %zu", r->path,
+                       n_layers, qr_json_label(list).text, json_array_size(list));
+    for (size_t i = 0; i < n_layers; i++) {
+        const json_t *kind = json_array_get(list, i);
+        if (!is_text(kind, "full_attention")) return unsupported(r, "layer_types", "\"full_attention\"", kind);
+    }
+    return QR_OK;
+}
+
+/* Weights in blocks with scales. MLX writes `quantization` (and a copy under the other key), the rest `quantization_config`. */
+static qr_status check_quantization(const reader *r)
+{
+    const json_t *mlx = lookup(r->root, "quantization"), *other = lookup(r->root, "quantization_config");
+    if (mlx != NULL)
+        return qr_fail(r->err, QR_E_UNSUPPORTED,
+                       "%s: quantization: this program runs F32, F16 and BF16 weights, found MLX quantisation to %s bits", r->path,
+                       qr_json_label(json_object_get(mlx, "bits")).text);
+    if (other != NULL)
+        return qr_fail(r->err, QR_E_UNSUPPORTED,
+                       "%s: quantization_config: this program runs F32, F16 and BF16 weights, found quant_method %s", r->path,
+                       qr_json_label(json_object_get(other, "quant_method")).text);
+    return QR_OK;
+}
+
+/* transformers 4 writes rope_theta and rope_scaling, transformers 5 rope_parameters with both; only the plain kind is implemented. */
+static qr_status read_rope(const reader *r, double *theta)
+{
+    static const char *const blocks[] = {"rope_parameters", "rope_scaling"};
+    const json_t *top = lookup(r->root, "rope_theta"), *inner = NULL;
+    for (size_t i = 0; i < 2; i++) {
+        const json_t *block = lookup(r->root, blocks[i]);
+        if (block == NULL) continue;
+        if (!json_is_object(block)) return wrong(r, blocks[i], "an object or null", block);
+        const json_t *kind = lookup(block, "rope_type"), *old = lookup(block, "type");
+        if ((kind != NULL && !is_text(kind, "default")) || (old != NULL && !is_text(old, "default")) ||
+            (i == 1 && kind == NULL && old == NULL))
+            return unsupported(r, blocks[i], "rope_type \"default\"", kind != NULL && !is_text(kind, "default") ? kind : old);
+        if (inner == NULL) inner = lookup(block, "rope_theta");
+    }
+    if (top != NULL && inner != NULL && json_number_value(top) != json_number_value(inner))
+        return wrong(r, "rope_theta", "the same number at the top and in rope_parameters", top);
+    const json_t *value = inner != NULL ? inner : top;
+    *theta = json_number_value(value); /* 0 for anything but a number */
+    if (!(*theta > 0) || !isfinite(*theta)) return wrong(r, "rope_theta", "a number above 0", value);
+    return QR_OK;
+}
+
+static qr_status read_rest(const reader *r, qr_config *config)
+{
+    const json_t *eps = lookup(r->root, "rms_norm_eps"), *dtype = lookup(r->root, "torch_dtype");
+    config->rms_eps = (float) json_number_value(eps);
+    if (!(config->rms_eps > 0 && config->rms_eps < 1)) return wrong(r, "rms_norm_eps", "a number above 0 and below 1", eps);
+    if (dtype == NULL) dtype = lookup(r->root, "dtype");
+    if (dtype != NULL && !json_is_string(dtype)) return wrong(r, "torch_dtype", "a string", dtype);
+    if (dtype != NULL) snprintf(config->torch_dtype, sizeof config->torch_dtype, "%.15s", qr_label_of(json_string_value(dtype)).text);
+    if (config->head_dim % 2 != 0)
+        return qr_fail(r->err, QR_E_FORMAT, "%s: head_dim: expected an even number, as RoPE turns pairs, found %zu", r->path,
+                       config->head_dim);
+    if (config->n_heads % config->n_kv_heads != 0)
+        return qr_fail(r->err, QR_E_FORMAT, "%s: num_attention_heads: expected a multiple of num_key_value_heads = %zu, found %zu", r->path,
+                       config->n_kv_heads, config->n_heads);
+    return read_bool(r, "tie_word_embeddings", &config->tied);
+}
+
+qr_status qr_config_read(qr_config *config, const char *path, qr_error *err)
+{
+    json_t *root;
+    *config = (qr_config){0};
+    qr_status status = qr_json_read(&root, path, MAX_FILE, err);
+    if (status != QR_OK) return status;
+    const reader r = {root, path, err};
+    const struct {
+        const char *key;
+        size_t min, max, absent, *out;
+    } sizes[] = {
+        {"num_hidden_layers", 1, MAX_LAYERS, 0, &config->n_layers},
+        {"hidden_size", 1, MAX_HIDDEN, 0, &config->hidden},
+        {"intermediate_size", 1, MAX_INTER, 0, &config->inter},
+        {"num_attention_heads", 1, MAX_HEADS, 0, &config->n_heads},
+        {"num_key_value_heads", 1, MAX_HEADS, 0, &config->n_kv_heads},
+        {"head_dim", 2, MAX_HEAD_DIM, DEFAULT_HEAD_DIM, &config->head_dim},
+        {"vocab_size", 1, MAX_VOCAB, 0, &config->vocab},
+        {"max_position_embeddings", 1, MAX_POSITIONS, 0, &config->max_positions},
+    };
+    status = check_architecture(&r);
+    if (status == QR_OK) status = check_quantization(&r);
+    for (size_t i = 0; status == QR_OK && i < sizeof sizes / sizeof sizes[0]; i++)
+        status = read_size(&r, sizes[i].key, sizes[i].min, sizes[i].max, sizes[i].absent, sizes[i].out);
+    if (status == QR_OK) status = check_layer_types(&r, config->n_layers);
+    if (status == QR_OK) status = read_rope(&r, &config->rope_theta);
+    if (status == QR_OK) status = read_rest(&r, config);
+    json_decref(root);
+    return status;
+}

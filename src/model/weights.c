@@ -1,0 +1,159 @@
+/* See weights.h. One table says which tensors a layer has and what shape each must have; everything else follows from it. */
+#define _POSIX_C_SOURCE 200809L
+#include "model/weights.h"
+
+#include "base/mem.h"
+
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+enum { NAME_MAX_BYTES = 96 }; /* the longest name below has 53 */
+
+enum { HIDDEN, INTER, VOCAB, Q, KV, HEAD_DIM, NONE, N_SIZES };
+static const struct {
+    const char *name;
+    size_t offset;  /* of the pointer in qr_layer_weights */
+    int rows, cols; /* indices of `sizes`; cols NONE: a vector */
+} layer_tensors[] = {
+    {"input_layernorm.weight", offsetof(qr_layer_weights, input_norm), HIDDEN, NONE},
+    {"self_attn.q_proj.weight", offsetof(qr_layer_weights, q_proj), Q, HIDDEN},
+    {"self_attn.k_proj.weight", offsetof(qr_layer_weights, k_proj), KV, HIDDEN},
+    {"self_attn.v_proj.weight", offsetof(qr_layer_weights, v_proj), KV, HIDDEN},
+    {"self_attn.q_norm.weight", offsetof(qr_layer_weights, q_norm), HEAD_DIM, NONE},
+    {"self_attn.k_norm.weight", offsetof(qr_layer_weights, k_norm), HEAD_DIM, NONE},
+    {"self_attn.o_proj.weight", offsetof(qr_layer_weights, o_proj), HIDDEN, Q},
+    {"post_attention_layernorm.weight", offsetof(qr_layer_weights, post_norm), HIDDEN, NONE},
+    {"mlp.gate_proj.weight", offsetof(qr_layer_weights, gate_proj), INTER, HIDDEN},
+    {"mlp.up_proj.weight", offsetof(qr_layer_weights, up_proj), INTER, HIDDEN},
+    {"mlp.down_proj.weight", offsetof(qr_layer_weights, down_proj), HIDDEN, INTER},
+};
+
+/* The original names start with "model."; tools that save the bare decoder leave that out. */
+static const qr_tensor *find(const qr_checkpoint *ckpt, const char *name)
+{
+    char full[sizeof "model." + NAME_MAX_BYTES];
+    snprintf(full, sizeof full, "model.%s", name);
+    const qr_tensor *t = qr_checkpoint_find(ckpt, full);
+    return t != NULL ? t : qr_checkpoint_find(ckpt, name);
+}
+
+static const char *shape_text(const qr_tensor *t, char *text, size_t room)
+{
+    size_t used = (size_t) snprintf(text, room, "[");
+    for (int i = 0; i < t->n_dims && used < room; i++)
+        used += (size_t) snprintf(text + used, room - used, "%s%zu", i ? ", " : "", t->dims[i]);
+    if (used < room) snprintf(text + used, room - used, "]");
+    return text;
+}
+
+/* U32 weights that carry scales are MLX's, which says more to the reader than the type does. */
+static qr_status fail_type(const qr_model *model, const qr_tensor *t, const char *name, qr_error *err)
+{
+    char scales[NAME_MAX_BYTES];
+    snprintf(scales, sizeof scales, "%.*sscales", (int) (strlen(name) - strlen("weight")), name);
+    return qr_fail(err, QR_E_UNSUPPORTED, "%s: tensor \"%s\": this program runs F32, F16 and BF16 weights, found %s%s",
+                   model->ckpt.shards[t->shard].path, t->name, qr_tensor_type_name(t->type),
+                   t->type == QR_T_U32 && find(&model->ckpt, scales) != NULL ? " with scales, which is MLX quantisation" : "");
+}
+
+/* *out = the tensor `name` of shape [rows, cols], or [rows] where cols is 0. */
+static qr_status take(qr_model *model, const char *name, size_t rows, size_t cols, const qr_tensor **out, qr_error *err)
+{
+    const qr_tensor *t = find(&model->ckpt, name);
+    if (t == NULL)
+        return qr_fail(err, QR_E_FORMAT,
+                       "%s: tensor \"model.%s\" (with or without \"model.\"): expected by config.json, found none of that name among %zu",
+                       model->dir, name, model->ckpt.n_tensors);
+    if (t->type != QR_T_F32 && t->type != QR_T_F16 && t->type != QR_T_BF16) return fail_type(model, t, name, err);
+    if (t->n_dims != (cols ? 2 : 1) || t->dims[0] != rows || (cols && t->dims[1] != cols)) {
+        char expected[64], found[192];
+        snprintf(expected, sizeof expected, cols ? "[%zu, %zu]" : "[%zu]", rows, cols);
+        return qr_fail(err, QR_E_FORMAT, "%s: tensor \"%s\": expected shape %s from config.json, found %s",
+                       model->ckpt.shards[t->shard].path, t->name, expected, shape_text(t, found, sizeof found));
+    }
+    *out = t;
+    model->n_parameters += t->n_elements;
+    model->weight_bytes += t->n_bytes;
+    return QR_OK;
+}
+
+static qr_status take_all(qr_model *model, qr_error *err)
+{
+    const qr_config *c = &model->config;
+    const size_t sizes[N_SIZES] = {[HIDDEN] = c->hidden,
+                                   [INTER] = c->inter,
+                                   [VOCAB] = c->vocab,
+                                   [Q] = c->n_heads * c->head_dim,
+                                   [KV] = c->n_kv_heads * c->head_dim,
+                                   [HEAD_DIM] = c->head_dim,
+                                   [NONE] = 0};
+    model->layers = qr_calloc(c->n_layers, sizeof *model->layers);
+    if (model->layers == NULL) return qr_fail(err, QR_E_MEMORY, "%s: no memory for a list of %zu layers", model->dir, c->n_layers);
+    qr_status status = take(model, "embed_tokens.weight", sizes[VOCAB], sizes[HIDDEN], &model->embed, err);
+    for (size_t i = 0; i < c->n_layers; i++) {
+        for (size_t k = 0; status == QR_OK && k < sizeof layer_tensors / sizeof layer_tensors[0]; k++) {
+            char name[NAME_MAX_BYTES];
+            snprintf(name, sizeof name, "layers.%zu.%s", i, layer_tensors[k].name);
+            const qr_tensor **slot = (const qr_tensor **) (void *) ((char *) &model->layers[i] + layer_tensors[k].offset);
+            status = take(model, name, sizes[layer_tensors[k].rows], sizes[layer_tensors[k].cols], slot, err);
+        }
+    }
+    if (status == QR_OK) status = take(model, "norm.weight", sizes[HIDDEN], 0, &model->norm, err);
+    model->head = model->embed; /* tied: some files hold an lm_head as well, a copy that transformers ignores too */
+    if (status == QR_OK && !c->tied) status = take(model, "lm_head.weight", sizes[VOCAB], sizes[HIDDEN], &model->head, err);
+    return status;
+}
+
+/* A wrong folder is the most frequent mistake of all, so it is told apart from a broken file, with what belongs into the folder. */
+static qr_status check_folder(const char *dir, qr_error *err)
+{
+    static const char *const files[] = {"config.json", "model.safetensors.index.json", "model.safetensors"};
+    int there[3];
+    struct stat st;
+    if (stat(dir, &st) != 0 || !S_ISDIR(st.st_mode))
+        return qr_fail(err, QR_E_NOT_FOUND, "%s: expected a model folder, found %s", dir,
+                       qr_file_exists(dir) ? "a file" : "none of that name");
+    for (int i = 0; i < 3; i++) {
+        char *path = qr_path_join(dir, files[i]);
+        if (path == NULL) return qr_fail(err, QR_E_MEMORY, "%s: no memory for a path", dir);
+        there[i] = qr_file_exists(path);
+        qr_free(path);
+    }
+    if (there[0] && (there[1] || there[2])) return QR_OK;
+    return qr_fail(err, QR_E_NOT_FOUND,
+                   "%s: not a model folder: expected config.json, tokenizer.json and model.safetensors (or its shards with "
+                   "model.safetensors.index.json), found no %s",
+                   dir, there[0] ? "model.safetensors" : "config.json");
+}
+
+qr_status qr_model_open(qr_model *model, const char *dir, qr_error *err)
+{
+    char *path = NULL;
+    *model = (qr_model){0};
+    qr_status status = check_folder(dir, err);
+    if (status != QR_OK) return status;
+    model->dir = qr_strndup(dir, strlen(dir));
+    path = qr_path_join(dir, "config.json");
+    if (model->dir == NULL || path == NULL) {
+        status = qr_fail(err, QR_E_MEMORY, "%s: no memory for a path", dir);
+        goto done;
+    }
+    status = qr_config_read(&model->config, path, err);
+    if (status == QR_OK) status = qr_checkpoint_open(&model->ckpt, dir, err);
+    if (status == QR_OK) status = take_all(model, err);
+done:
+    qr_free(path);
+    if (status != QR_OK) qr_model_close(model);
+    return status;
+}
+
+void qr_model_close(qr_model *model)
+{
+    if (model == NULL) return;
+    qr_free(model->layers);
+    qr_checkpoint_close(&model->ckpt);
+    qr_free(model->dir);
+    *model = (qr_model){0};
+}
