@@ -43,7 +43,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
 
 build: ## the program, build/qwen-rerank, and both libraries (the default)
-	@scripts/deps.sh build test $(clang)
+	@scripts/deps.sh build $(clang)
 	@test -e $(BUILD)/build.ninja || cmake -S . -B $(BUILD) $(configure) $(CMAKE_FLAGS)
 	@cmake --build $(BUILD)
 
@@ -60,6 +60,7 @@ test-unit: data
 
 # A sanitizer build skips the tests marked slow: they check speed and volume, or compile programs against the library.
 test-python: data
+	@scripts/deps.sh test
 	@scripts/venv.sh
 	@scripts/san-env.sh "$(SAN)" build/venv/bin/pytest -p no:cacheprovider -q $(if $(SAN),-m "not slow") tests
 
@@ -67,11 +68,12 @@ test-arm64: ## cross-compiles for 64-bit ARM and runs the unit tests and golden 
 	@scripts/deps.sh build test arm64
 	@scripts/arm64.sh
 
-bench: build ## speed on this machine
-	@$(BUILD)/bench $(BENCH_ARGS)
+bench: build ## speed on this machine; MODEL=DIR, else a generated one of 0.6B's shape (1.2 GB on disk)
+	@$(if $(MODEL),,scripts/testdata.sh $(BUILD)/make_checkpoint build/testdata 0.6b-1)
+	@$(BUILD)/bench --model $(or $(MODEL),build/testdata/0.6b-1) $(BENCH_ARGS) bench/workloads/*.json
 
 fuzz: ## every parser under libFuzzer for FUZZ_SECONDS (60) each
-	@scripts/deps.sh build test clang
+	@scripts/deps.sh build clang
 	@test -e build-fuzz/build.ninja || cmake -S . -B build-fuzz -G Ninja -DCMAKE_C_COMPILER=clang -DCMAKE_BUILD_TYPE=Debug \
 	    -DCMAKE_C_FLAGS_DEBUG="-O1 -g" -DSAN=address,undefined -DQR_FUZZ=ON -DQR_TESTS=OFF -DQR_TEST_DATA=$(QR_TEST_DATA)
 	@cmake --build build-fuzz

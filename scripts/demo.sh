@@ -26,5 +26,5 @@ The model is generated: it has the architecture of Qwen3-Reranker and its tokeni
 what it shows is the program at work. README.md says how to get a real model.
 
 END
-echo "\$ qwen-rerank rank --model $data/small-1 --query \"$query\" --documents $documents"
-"$program" rank --model "$data/small-1" --query "$query" --documents "$documents"
+echo "\$ qwen-rerank rank --model $data/small-1 '$query' --lines $documents"
+"$program" rank --model "$data/small-1" "$query" --lines "$documents"

@@ -60,11 +60,11 @@ for group in "$@"; do
         header utf8proc.h "Unicode normalisation" libutf8proc-dev utf8proc
         header openssl/evp.h "SHA-256" libssl-dev openssl@3
         [[ $(uname) == Darwin ]] && header omp.h "threads of the CPU engine" - libomp
+        header cmocka.h "unit tests" libcmocka-dev cmocka
         program xz "unpacks the test tokenizer" xz-utils xz
         ;;
     test)
         program c++ "the header is tested from C++" g++ -
-        header cmocka.h "unit tests" libcmocka-dev cmocka
         program python3 "tests of the program" python3 python
         # Debian splits venv from Python; the module is there, what it needs to work (ensurepip) is not.
         if [[ ! -x build/venv/bin/pytest ]] && ! has_venv python3 && ! has_venv /usr/bin/python3; then

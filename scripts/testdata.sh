@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes what the tests need and the tree does not hold: the unpacked tokenizer and small checkpoints with random weights.
 #
-# usage: scripts/testdata.sh MAKE_CHECKPOINT OUT_DIR [NAME...]     NAME: micro-1 untied-1 small-1 odd-7; none: all
+# usage: scripts/testdata.sh MAKE_CHECKPOINT OUT_DIR [NAME...]
+# NAME: micro-1 untied-1 small-1 odd-7 (none: these) 0.6b-1 (1.2 GB, for make bench)
 #
 # What exists is kept. Weights are checked against the hash of those that the golden scores were computed with: if they differ, tests
 # of arithmetic would fail far away from the reason.
@@ -55,6 +56,7 @@ for name in "$@"; do
     untied-1) checkpoint "$name" 03a6f6e8b8d58aa9c48dc877da4c6078dd40edc13a56cd7b6756944ee87f0a80 untied 1 ;;
     small-1) checkpoint "$name" 0c5f426407fcfd78a86249b4362d5167c6aa9571b110d854dba1710fb371e9d9 small 1 ;;
     odd-7) [[ ! -e tests/golden/scores-odd-7.json ]] || checkpoint "$name" "" odd 7 ;;
+    0.6b-1) checkpoint "$name" "" 0.6b 1 ;;
     *)
         echo "testdata.sh: unknown checkpoint '$name'" >&2
         exit 2

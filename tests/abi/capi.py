@@ -12,7 +12,7 @@ class Options(c.Structure):
         ("model", c.c_char_p), ("backend", c.c_char_p), ("dtype", c.c_int), ("threads", c.c_int), ("max_length", c.c_size_t),
         ("max_batch_tokens", c.c_size_t), ("prefix_cache_bytes", c.c_size_t), ("instruction", c.c_char_p), ("prefix", c.c_char_p),
         ("suffix", c.c_char_p), ("query_template", c.c_char_p), ("document_template", c.c_char_p), ("yes_token", c.c_char_p),
-        ("no_token", c.c_char_p), ("log", c.c_void_p), ("log_arg", c.c_void_p),
+        ("no_token", c.c_char_p), ("log", c.c_void_p), ("log_arg", c.c_void_p), ("warm_up", c.c_int),
     ]  # fmt: skip
 
 

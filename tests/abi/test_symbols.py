@@ -1,7 +1,10 @@
 """The libraries export what the header declares: nothing less, nothing more."""
 
+import ctypes
 import re
 import subprocess
+
+import capi
 
 
 def declared(source):
@@ -50,3 +53,22 @@ def test_header_compiles_on_its_own(source, tmp_path):
         subprocess.run(
             [compiler, f"-std={std}", "-Wall", "-Wextra", "-pedantic", "-Werror", "-fsyntax-only", f"-I{source / 'include'}", file],
             check=True, timeout=60)  # fmt: skip
+
+
+def test_layouts_of_the_hand_written_structs(source, tmp_path):
+    """capi.py is what a user of another language writes down; the compiler says whether the header still is that."""
+    structs = {"qr_error": capi.Error, "qr_options": capi.Options, "qr_text": capi.Text, "qr_query": capi.Query, "qr_result": capi.Result,
+               "qr_call": capi.Call}  # fmt: skip
+    expected = {}
+    lines = []
+    for name, struct in structs.items():
+        expected[name] = ctypes.sizeof(struct)
+        lines.append(f'printf("{name} %zu\\n", sizeof({name}));')
+        for field, _ in struct._fields_:
+            expected[f"{name}.{field}"] = getattr(struct, field).offset
+            lines.append(f'printf("{name}.{field} %zu\\n", offsetof({name}, {field}));')
+    file = tmp_path / "layout.c"
+    file.write_text('#include "qwen_rerank.h"\n#include <stdio.h>\nint main(void) {' + "\n".join(lines) + "}\n")
+    subprocess.run(["cc", "-std=c17", f"-I{source / 'include'}", "-o", tmp_path / "layout", file], check=True, timeout=60)
+    found = subprocess.run([tmp_path / "layout"], check=True, capture_output=True, text=True, timeout=60).stdout
+    assert {line.split()[0]: int(line.split()[1]) for line in found.splitlines()} == expected
