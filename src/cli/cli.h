@@ -1,0 +1,123 @@
+/* What the commands of the program share: the tables that declare commands and options, the parsed arguments, errors and exit codes.
+ *
+ * An option is declared once, in the table of its command or in one of the shared groups. Parsing, --help, the man page and the shell
+ * completions are all generated from these tables. Knows nothing of how commands work.
+ */
+#ifndef QR_CLI_CLI_H
+#define QR_CLI_CLI_H
+
+#include "base/error.h"
+
+#define CLI_PROGRAM "qwen-rerank"
+
+/* value, name in the documentation's table */
+#define CLI_EXIT_MAP(X)                                                                                                                    \
+    X(CLI_OK, 0, "success")                                                                                                                \
+    X(CLI_FAILURE, 1, "failure at run time: backend, memory, input/output, standard output closed or full")                                \
+    X(CLI_USAGE, 2, "wrong usage: unknown option, missing argument, bad value")                                                            \
+    X(CLI_BAD_INPUT, 3, "bad input data: a line that is not JSON, an unreadable document, a query that is too long, nothing to rank")      \
+    X(CLI_NO_MODEL, 4, "the model was not found or cannot be used")                                                                        \
+    X(CLI_INTERRUPTED, 130, "interrupted by SIGINT or SIGTERM; what was finished has been printed")
+
+enum {
+#define CLI_X(name, value, text) name = value,
+    CLI_EXIT_MAP(CLI_X)
+#undef CLI_X
+};
+
+typedef struct cli_list {
+    const char **items; /* [n], borrowed from argv */
+    size_t n, capacity;
+} cli_list;
+
+enum { CLI_FORMAT_TABLE, CLI_FORMAT_JSON, CLI_FORMAT_JSONL };              /* order of --format's choices */
+enum { CLI_INPUT_AUTO, CLI_INPUT_TEXT, CLI_INPUT_LINES, CLI_INPUT_JSONL }; /* order of --input's choices */
+enum { CLI_COLOR_AUTO, CLI_COLOR_ALWAYS, CLI_COLOR_NEVER };                /* order of --color's choices */
+
+struct cli_command;
+
+/* Every option of every command has a field here; an option that was not given leaves it zero, which means the default. */
+typedef struct cli_args {
+    const struct cli_command *command;
+    cli_list operands;
+
+    const char *model, *backend, *instruction;
+    int dtype; /* qr_dtype */
+    size_t threads, max_length, max_batch_tokens;
+    int log_level; /* index into error|warn|info|debug, plus 1: the values of qr_log_level */
+
+    cli_list docs;
+    int input, format, color;
+    int raw, explain, text;
+    size_t top_n;
+
+    int logits;
+
+    const char *tokenizer;
+    int special, count;
+
+    int tensors;
+    int man;
+    int help;
+} cli_args;
+
+typedef enum cli_kind {
+    CLI_SET,    /* no argument; stores `value` in an int */
+    CLI_CHOICE, /* one of the words of `arg`, separated by '|'; stores its index + `value` in an int */
+    CLI_COUNT,  /* a whole number of at least `value`, in a size_t */
+    CLI_TEXT,   /* any text */
+    CLI_FILE,   /* a file name: text, completed as one */
+    CLI_DIR,    /* a folder name or a model name: text, completed as a folder */
+    CLI_LIST,   /* any text; may be repeated */
+} cli_kind;
+
+typedef struct cli_option {
+    const char *name; /* without the dashes; NULL ends a table */
+    char letter;      /* 0: no short form */
+    cli_kind kind;
+    int value;
+    size_t field;    /* offsetof(cli_args, ...) */
+    const char *arg; /* name of the argument, or the choices; NULL for CLI_SET */
+    const char *env; /* variable that gives the default, or NULL */
+    const char *help;
+} cli_option;
+
+enum { CLI_MAX_GROUPS = 4 };
+
+typedef struct cli_command {
+    const char *name;
+    const char *operands; /* as in the usage line, "" if none */
+    size_t min_operands, max_operands;
+    const char *summary; /* one line, lower case, no full stop */
+    const char *text;    /* paragraphs separated by an empty line; a line that starts with a blank is an example, kept as it is */
+    const cli_option *groups[CLI_MAX_GROUPS]; /* tables of options, own ones first; NULL ends */
+    int (*run)(const cli_args *args);         /* returns an exit code */
+} cli_command;
+
+/* All commands in the order of the help, NULL at the end (main.c). */
+extern const cli_command *const cli_commands[];
+extern const cli_command cli_rank, cli_score, cli_tokenize, cli_inspect, cli_doctor, cli_version, cli_help, cli_completion;
+/* Shared groups: what opens an engine, which model, and what every command knows. */
+extern const cli_option cli_engine_options[], cli_model_options[], cli_general_options[];
+
+/* NULL if there is no command of that name. */
+const cli_command *cli_command_find(const char *name);
+/* Parses argv[0..argc), which follows the command's name, then the environment. Messages go to stderr; returns CLI_OK or CLI_USAGE.
+ * Free with cli_args_deinit in both cases. */
+int cli_args_parse(cli_args *args, const cli_command *command, int argc, char **argv);
+void cli_args_deinit(cli_args *args);
+/* The word of a '|' separated list nearest to `word`, or "" if none is near; written to best[0..size). Used for "did you mean". */
+void cli_suggest(const char *word, const char *candidate, size_t *best_distance, const char **best);
+
+/* "qwen-rerank: rank: <message>" on stderr. Control characters in the message are made harmless: it may quote hostile input. */
+void cli_error(const cli_args *args, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* The same, but only if the log level lets `level` through. */
+void cli_note(const cli_args *args, qr_log_level level, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* The help of one command, or of the program (NULL), on `out`, which is a FILE. */
+void cli_help_print(void *out, const cli_command *command);
+
+/* Default of a variable; an empty one counts as not set. */
+const char *cli_env(const char *name);
+
+#endif

@@ -1,0 +1,21 @@
+/* Opening the model that the common options ask for, exit codes of the library's errors, and interruption. */
+#ifndef QR_CLI_ENGINE_H
+#define QR_CLI_ENGINE_H
+
+#include "cli/cli.h"
+
+/* Folder of the model that `name` stands for (NULL: the default one). The caller frees *dir with qr_free. Reports errors itself. */
+int cli_model_locate(const cli_args *args, const char *name, char **dir);
+/* Opens the engine of the common options; close with qr_engine_close. Reports errors itself and returns an exit code. */
+int cli_engine_open(const cli_args *args, qr_engine **engine);
+/* Exit code for an error met while opening a model, or while scoring. */
+int cli_exit_of_open(qr_status status);
+int cli_exit_of_score(qr_status status);
+
+/* SIGINT and SIGTERM end the program with CLI_INTERRUPTED. Between cli_cancel_begin and cli_cancel_end the first one sets the flag that
+ * begin returns instead (for qr_call.cancel), so that finished results can be printed; a second one still ends the program at once. */
+const volatile int *cli_cancel_begin(void);
+/* Returns whether the flag was set. */
+int cli_cancel_end(void);
+
+#endif

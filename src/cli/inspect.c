@@ -1,0 +1,235 @@
+/* inspect: what a model folder holds and what running it will need. Loads no weights. */
+#define _GNU_SOURCE
+#include "base/mem.h"
+#include "cli/engine.h"
+#include "cli/output.h"
+#include "model/weights.h"
+#include "text/prompt.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const cli_option options[] = {
+    {"tensors", 0, CLI_SET, 1, offsetof(cli_args, tensors), NULL, NULL, "List every tensor instead of a summary per layer."},
+    {"json", 0, CLI_SET, CLI_FORMAT_JSON, offsetof(cli_args, format), NULL, NULL, "Print JSON."},
+    {0},
+};
+
+typedef struct facts {
+    qr_model model;
+    size_t vocab; /* of the tokenizer */
+    uint32_t yes_id, no_id;
+    int canonical;
+    uint64_t packed_16, packed_32, touched, activations; /* bytes */
+} facts;
+
+/* Rough on purpose: packed matrices at 2 or 4 bytes per weight, the embedding rows that a working set of text touches, and the
+ * activations of one batch of the default 2048 tokens in f32 (residual, q, k, v, attention output, gate and up). */
+static void estimate(facts *f)
+{
+    const qr_config *c = &f->model.config;
+    enum { BATCH_TOKENS = 2048, TOUCHED_ROWS = 20000 };
+    size_t table = f->model.embed->n_elements * (f->model.head == f->model.embed ? 1 : 2);
+    size_t rows = c->vocab < TOUCHED_ROWS ? c->vocab : TOUCHED_ROWS;
+    uint64_t weights = f->model.n_parameters > table ? f->model.n_parameters - table : 0;
+    f->packed_16 = weights * 2;
+    f->packed_32 = weights * 4;
+    f->touched = (uint64_t) rows * c->hidden * qr_tensor_type_size(f->model.embed->type);
+    f->activations = (uint64_t) BATCH_TOKENS * 4 * (2 * c->hidden + (2 * c->n_heads + 2 * c->n_kv_heads) * c->head_dim + 2 * c->inter);
+}
+
+/* Layer of "model.layers.12.mlp.up_proj.weight", or -1. */
+static long layer_of(const char *name)
+{
+    const char *p = strstr(name, "layers.");
+    return p != NULL ? strtol(p + 7, NULL, 10) : -1;
+}
+
+static void format_shape(const qr_tensor *t, char *out, size_t size)
+{
+    size_t n = 0;
+    out[0] = 0;
+    for (int d = 0; d < t->n_dims && n < size; d++) n += (size_t) snprintf(out + n, size - n, "%s%zu", d > 0 ? " x " : "", t->dims[d]);
+}
+
+typedef struct layer_sum {
+    size_t n_tensors, n_parameters, n_bytes;
+    const char *type; /* "mixed" if they differ */
+} layer_sum;
+
+/* layer -1: everything outside layers. */
+static layer_sum sum_layer(const qr_checkpoint *ckpt, long layer)
+{
+    layer_sum sum = {.type = ""};
+    for (size_t i = 0; i < ckpt->n_tensors; i++) {
+        const qr_tensor *t = &ckpt->tensors[i];
+        if (layer_of(t->name) != layer) continue;
+        const char *type = qr_tensor_type_name(t->type);
+        sum.type = sum.n_tensors == 0 || strcmp(sum.type, type) == 0 ? type : "mixed";
+        sum.n_tensors++;
+        sum.n_parameters += t->n_elements;
+        sum.n_bytes += t->n_bytes;
+    }
+    return sum;
+}
+
+static int same_sum(layer_sum a, layer_sum b)
+{
+    return a.n_tensors == b.n_tensors && a.n_parameters == b.n_parameters && a.n_bytes == b.n_bytes && strcmp(a.type, b.type) == 0;
+}
+
+static void print_tensors(const qr_checkpoint *ckpt)
+{
+    char shape[128], bytes[32], name[512];
+    for (size_t i = 0; i < ckpt->n_tensors; i++) {
+        const qr_tensor *t = &ckpt->tensors[i];
+        format_shape(t, shape, sizeof shape);
+        cli_text_safe(name, sizeof name, t->name, strlen(t->name), CLI_SAFE_ALL);
+        printf("  %-48s %-16s %-5s %s\n", name, shape, qr_tensor_type_name(t->type), cli_bytes(bytes, sizeof bytes, t->n_bytes));
+    }
+}
+
+static void print_layers(const facts *f)
+{
+    const qr_checkpoint *ckpt = &f->model.ckpt;
+    char bytes[32];
+    layer_sum outside = sum_layer(ckpt, -1);
+    long n = (long) f->model.config.n_layers;
+    printf("  outside layers: %zu tensors, %zu parameters, %s, %s\n", outside.n_tensors, outside.n_parameters,
+           cli_bytes(bytes, sizeof bytes, outside.n_bytes), outside.type);
+    for (long first = 0, last; first < n; first = last) {
+        layer_sum sum = sum_layer(ckpt, first);
+        for (last = first + 1; last < n && same_sum(sum, sum_layer(ckpt, last));) last++;
+        printf("  layers %ld-%ld: each %zu tensors, %zu parameters, %s, %s\n", first, last - 1, sum.n_tensors, sum.n_parameters,
+               cli_bytes(bytes, sizeof bytes, sum.n_bytes), sum.type);
+    }
+}
+
+static void print_text(const cli_args *args, const facts *f)
+{
+    const qr_config *c = &f->model.config;
+    char a[32], b[32], path[4096];
+    printf("model        %s\n", f->model.dir);
+    for (size_t i = 0; i < f->model.ckpt.n_shards; i++) {
+        const struct qr_shard *shard = &f->model.ckpt.shards[i];
+        cli_text_safe(path, sizeof path, shard->path, strlen(shard->path), CLI_SAFE_ALL);
+        printf("file         %s, %s\n", path, cli_bytes(a, sizeof a, shard->file.size));
+    }
+    printf("shape        %zu layers, hidden %zu, inter %zu, heads %zu, kv heads %zu, head dim %zu\n", c->n_layers, c->hidden, c->inter,
+           c->n_heads, c->n_kv_heads, c->head_dim);
+    printf("positions    %zu, rope theta %g, rms eps %g\n", c->max_positions, c->rope_theta, (double) c->rms_eps);
+    printf("vocabulary   %zu rows, tokenizer %zu ids, yes %u, no %u\n", c->vocab, f->vocab, f->yes_id, f->no_id);
+    printf("head         %s\n", f->model.head == f->model.embed ? "tied to the embedding" : "its own");
+    printf("prompt       %s\n", f->canonical ? "canonical" : "not the canonical prefix and suffix ids");
+    printf("parameters   %zu, stored in %s\n", f->model.n_parameters, cli_bytes(a, sizeof a, f->model.weight_bytes));
+    printf("memory       about %s with 16-bit weights, about %s in f32\n",
+           cli_bytes(a, sizeof a, f->packed_16 + f->touched + f->activations),
+           cli_bytes(b, sizeof b, f->packed_32 + f->touched + f->activations));
+    printf("tensors      %zu\n", f->model.ckpt.n_tensors);
+    if (args->tensors) print_tensors(&f->model.ckpt);
+    else print_layers(f);
+}
+
+static void print_json(const cli_args *args, const facts *f)
+{
+    const qr_config *c = &f->model.config;
+    cli_json json = {.pretty = 1};
+    cli_json_open(&json, NULL, '{');
+    cli_json_string(&json, "model", f->model.dir);
+    cli_json_open(&json, "files", '[');
+    for (size_t i = 0; i < f->model.ckpt.n_shards; i++) {
+        cli_json_open(&json, NULL, '{');
+        cli_json_string(&json, "path", f->model.ckpt.shards[i].path);
+        cli_json_int(&json, "bytes", f->model.ckpt.shards[i].file.size);
+        cli_json_close(&json, '}');
+    }
+    cli_json_close(&json, ']');
+    cli_json_open(&json, "config", '{');
+    cli_json_int(&json, "n_layers", c->n_layers);
+    cli_json_int(&json, "hidden", c->hidden);
+    cli_json_int(&json, "inter", c->inter);
+    cli_json_int(&json, "vocab", c->vocab);
+    cli_json_int(&json, "n_heads", c->n_heads);
+    cli_json_int(&json, "n_kv_heads", c->n_kv_heads);
+    cli_json_int(&json, "head_dim", c->head_dim);
+    cli_json_int(&json, "max_positions", c->max_positions);
+    cli_json_real(&json, "rope_theta", c->rope_theta, 17);
+    cli_json_real(&json, "rms_eps", (double) c->rms_eps, 9);
+    cli_json_string(&json, "torch_dtype", c->torch_dtype);
+    cli_json_close(&json, '}');
+    cli_json_bool(&json, "tied", f->model.head == f->model.embed);
+    cli_json_int(&json, "n_parameters", f->model.n_parameters);
+    cli_json_int(&json, "weight_bytes", f->model.weight_bytes);
+    cli_json_int(&json, "n_tensors", f->model.ckpt.n_tensors);
+    cli_json_open(&json, "tokenizer", '{');
+    cli_json_int(&json, "vocab", f->vocab);
+    cli_json_int(&json, "yes_id", f->yes_id);
+    cli_json_int(&json, "no_id", f->no_id);
+    cli_json_bool(&json, "canonical_prompt", f->canonical);
+    cli_json_close(&json, '}');
+    cli_json_open(&json, "memory_estimate", '{');
+    cli_json_int(&json, "bytes_16_bit_weights", f->packed_16 + f->touched + f->activations);
+    cli_json_int(&json, "bytes_f32", f->packed_32 + f->touched + f->activations);
+    cli_json_close(&json, '}');
+    if (args->tensors) {
+        cli_json_open(&json, "tensors", '[');
+        for (size_t i = 0; i < f->model.ckpt.n_tensors; i++) {
+            const qr_tensor *t = &f->model.ckpt.tensors[i];
+            cli_json_open(&json, NULL, '{');
+            cli_json_string(&json, "name", t->name);
+            cli_json_open(&json, "shape", '[');
+            for (int d = 0; d < t->n_dims; d++) cli_json_int(&json, NULL, t->dims[d]);
+            cli_json_close(&json, ']');
+            cli_json_string(&json, "dtype", qr_tensor_type_name(t->type));
+            cli_json_int(&json, "bytes", t->n_bytes);
+            cli_json_close(&json, '}');
+        }
+        cli_json_close(&json, ']');
+    }
+    cli_json_close(&json, '}');
+}
+
+static int run(const cli_args *args)
+{
+    facts f = {0};
+    qr_error err = {0};
+    qr_tokenizer *tok = NULL;
+    qr_prompt *prompt = NULL;
+    char *dir = NULL, *path = NULL;
+    int opened = 0, code = cli_model_locate(args, args->operands.n > 0 ? args->operands.items[0] : args->model, &dir);
+    if (code != CLI_OK) return code;
+    qr_status status = qr_model_open(&f.model, dir, &err);
+    opened = status == QR_OK;
+    if (status == QR_OK && (path = qr_path_join(dir, "tokenizer.json")) == NULL) status = qr_fail(&err, QR_E_MEMORY, "out of memory");
+    if (status == QR_OK) status = qr_tok_open(&tok, path, &err);
+    if (status == QR_OK) status = qr_prompt_open(&prompt, tok, &(qr_options){0}, &err);
+    if (status == QR_OK) {
+        f.vocab = qr_tok_vocab_size(tok);
+        f.yes_id = qr_prompt_yes_id(prompt);
+        f.no_id = qr_prompt_no_id(prompt);
+        f.canonical = qr_prompt_is_canonical(prompt);
+        estimate(&f);
+        if (args->format == CLI_FORMAT_JSON) print_json(args, &f);
+        else print_text(args, &f);
+        code = cli_stdout_flush(args);
+    } else {
+        cli_error(args, "%s", err.msg);
+        code = cli_exit_of_open(status);
+    }
+    qr_prompt_close(prompt);
+    qr_tok_close(tok);
+    if (opened) qr_model_close(&f.model);
+    qr_free(path);
+    qr_free(dir);
+    return code;
+}
+
+const cli_command cli_inspect = {
+    .name = "inspect",
+    .operands = "[MODEL]",
+    .max_operands = 1,
+    .summary = "show what a model folder holds and needs",
+    .text = "Checks the configuration, every tensor's name, shape and type, the tokenizer and the prompt, without loading weights.",
+    .groups = {options, cli_model_options, cli_general_options},
+    .run = run,
+};

@@ -1,0 +1,309 @@
+/* See output.h. Widths and grapheme clusters come from utf8proc, so that columns line up for CJK, combining marks and most emoji; a
+ * terminal with other ideas of a width shifts a column, nothing worse. The locale is never set: output is UTF-8 and numbers have a point.
+ */
+#define _GNU_SOURCE
+#include "cli/output.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <time.h>
+#include <unistd.h>
+#include <utf8proc.h>
+
+size_t cli_utf8_next(const char *text, size_t len, int32_t *code)
+{
+    const unsigned char *p = (const unsigned char *) text;
+    unsigned lead = p[0], low = 0x80, high = 0xBF;
+    size_t more;
+    int32_t value;
+    *code = -1;
+    if (lead < 0x80) {
+        *code = (int32_t) lead;
+        return 1;
+    }
+    if (lead >= 0xC2 && lead <= 0xDF) {
+        more = 1;
+        value = (int32_t) (lead & 0x1F);
+    } else if (lead >= 0xE0 && lead <= 0xEF) {
+        more = 2;
+        value = (int32_t) (lead & 0x0F);
+        if (lead == 0xE0) low = 0xA0;  /* shorter forms exist */
+        if (lead == 0xED) high = 0x9F; /* surrogates */
+    } else if (lead >= 0xF0 && lead <= 0xF4) {
+        more = 3;
+        value = (int32_t) (lead & 0x07);
+        if (lead == 0xF0) low = 0x90;
+        if (lead == 0xF4) high = 0x8F; /* above U+10FFFF */
+    } else {
+        return 1;
+    }
+    for (size_t i = 1; i <= more; i++) {
+        if (i >= len || p[i] < low || p[i] > high) return i;
+        value = value << 6 | (int32_t) (p[i] & 0x3F);
+        low = 0x80;
+        high = 0xBF;
+    }
+    *code = value;
+    return more + 1;
+}
+
+int cli_utf8_valid(const char *text, size_t len)
+{
+    int32_t code;
+    for (size_t i = 0; i < len;) {
+        i += cli_utf8_next(text + i, len - i, &code);
+        if (code < 0) return 0;
+    }
+    return 1;
+}
+
+static int is_blank(int32_t code)
+{
+    return code == ' ' || (code >= '\t' && code <= '\r') || code == 0x85 || code == 0xA0 || code == 0x2028 || code == 0x2029;
+}
+
+static int is_harmful(int32_t code)
+{
+    utf8proc_category_t category = utf8proc_category(code);
+    if (code == 0x200D) return 0; /* joins emoji */
+    return category == UTF8PROC_CATEGORY_CC || category == UTF8PROC_CATEGORY_CF || category == UTF8PROC_CATEGORY_CO ||
+           category == UTF8PROC_CATEGORY_CN;
+}
+
+int cli_text_safe(char *out, size_t size, const char *text, size_t len, int columns)
+{
+    static const char ellipsis[] = "\xE2\x80\xA6";
+    size_t used = 0, fits = 0; /* fits: bytes that leave a column for the ellipsis */
+    int width = 0, fits_width = 0, cluster = 0, after_blank = 1, cut = 0;
+    int32_t previous = -1, state = 0;
+    for (size_t i = 0; i < len;) {
+        int32_t code;
+        i += cli_utf8_next(text + i, len - i, &code);
+        if (code < 0) code = 0xFFFD;
+        else if (is_blank(code)) code = ' ';
+        else if (is_harmful(code)) code = 0xB7;
+        if (code == ' ' && after_blank) continue;
+        after_blank = code == ' ';
+        int begins = previous < 0 || utf8proc_grapheme_break_stateful(previous, code, &state);
+        previous = code;
+        int w = utf8proc_charwidth(code);
+        if (begins) {
+            if (columns != CLI_SAFE_ALL && width <= columns - 1) {
+                fits = used;
+                fits_width = width;
+            }
+            cluster = 0;
+        }
+        /* A cluster (a base with marks, joined emoji, a flag) is drawn as one character of at most two columns. */
+        if (cluster + w > 2) w = 2 - cluster;
+        utf8proc_uint8_t bytes[4];
+        size_t n = (size_t) utf8proc_encode_char(code, bytes);
+        if ((columns != CLI_SAFE_ALL && width + w > columns) || used + n + sizeof ellipsis > size) {
+            cut = 1;
+            break;
+        }
+        memcpy(out + used, bytes, n);
+        used += n;
+        width += w;
+        cluster += w;
+    }
+    if (cut) {
+        if (columns != CLI_SAFE_ALL && width > columns - 1) {
+            used = fits;
+            width = fits_width;
+        }
+        if (columns == CLI_SAFE_ALL || columns > 0) {
+            memcpy(out + used, ellipsis, sizeof ellipsis - 1);
+            used += sizeof ellipsis - 1;
+            width++;
+        }
+    } else if (used > 0 && out[used - 1] == ' ') {
+        used--;
+        width--;
+    }
+    out[used] = 0;
+    return width;
+}
+
+int cli_terminal_columns(void)
+{
+    struct winsize size;
+    if (isatty(STDOUT_FILENO) && ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
+    const char *columns = cli_env("COLUMNS");
+    long value = columns != NULL ? strtol(columns, NULL, 10) : 0;
+    return value >= 20 && value <= 10000 ? (int) value : 0;
+}
+
+int cli_use_color(const cli_args *args)
+{
+    const char *term = cli_env("TERM");
+    if (args->color != CLI_COLOR_AUTO) return args->color == CLI_COLOR_ALWAYS;
+    return cli_env("NO_COLOR") == NULL && term != NULL && strcmp(term, "dumb") != 0 && isatty(STDOUT_FILENO);
+}
+
+static int output_failed(const cli_args *args, int reason)
+{
+    if (reason != EPIPE) cli_error(args, "standard output: cannot write: %s", strerror(reason));
+    return CLI_FAILURE;
+}
+
+int cli_stdout_flush(const cli_args *args)
+{
+    static int failed; /* of the process's one standard output */
+    if (failed) return CLI_FAILURE;
+    errno = 0;
+    /* An error that an earlier fprintf met is only in the stream's flag; its reason is lost, and a full device is by far the likeliest. */
+    if (fflush(stdout) == 0 && !ferror(stdout)) return CLI_OK;
+    failed = 1;
+    return output_failed(args, errno != 0 ? errno : ENOSPC);
+}
+
+int cli_stdout_close(const cli_args *args)
+{
+    if (cli_stdout_flush(args) != CLI_OK) return CLI_FAILURE;
+    /* Some file systems report a full disk only here. Closing a descriptor that was never open for writing is nobody's loss. */
+    if (fclose(stdout) != 0) return output_failed(args, errno);
+    return CLI_OK;
+}
+
+static void json_quote(const char *text, size_t len)
+{
+    putchar('"');
+    for (size_t i = 0; i < len;) {
+        int32_t code;
+        size_t n = cli_utf8_next(text + i, len - i, &code);
+        if (code < 0) fputs("\xEF\xBF\xBD", stdout);
+        else if (code == '"' || code == '\\') printf("\\%c", (char) code);
+        else if (code == '\n') fputs("\\n", stdout);
+        else if (code == '\t') fputs("\\t", stdout);
+        else if (code == '\r') fputs("\\r", stdout);
+        else if (code < 0x20 || code == 0x7F) printf("\\u%04x", (unsigned) code);
+        else fwrite(text + i, 1, n, stdout);
+        i += n;
+    }
+    putchar('"');
+}
+
+static void json_indent(const cli_json *json)
+{
+    if (json->pretty && json->depth > 0 && json->depth <= 2) printf("\n%*s", 2 * json->depth, "");
+    else if (json->n > 0) putchar(' ');
+}
+
+static void json_key(cli_json *json, const char *key)
+{
+    if (json->n > 0) putchar(',');
+    json_indent(json);
+    if (key != NULL) {
+        json_quote(key, strlen(key));
+        fputs(": ", stdout);
+    }
+    json->n++;
+}
+
+void cli_json_open(cli_json *json, const char *key, char bracket)
+{
+    json_key(json, key);
+    putchar(bracket);
+    json->depth++;
+    json->n = 0;
+}
+
+void cli_json_close(cli_json *json, char bracket)
+{
+    int empty = json->n == 0;
+    json->depth--;
+    if (json->pretty && json->depth < 2 && !empty) printf("\n%*s", 2 * json->depth, "");
+    putchar(bracket);
+    json->n = 1; /* the container itself is a value of the outer one */
+    if (json->depth == 0) {
+        putchar('\n');
+        json->n = 0;
+    }
+}
+
+void cli_json_text(cli_json *json, const char *key, const char *text, size_t len)
+{
+    json_key(json, key);
+    json_quote(text, len);
+}
+
+void cli_json_string(cli_json *json, const char *key, const char *text)
+{
+    json_key(json, key);
+    if (text != NULL) json_quote(text, strlen(text));
+    else fputs("null", stdout);
+}
+
+void cli_json_int(cli_json *json, const char *key, uint64_t value)
+{
+    json_key(json, key);
+    printf("%llu", (unsigned long long) value);
+}
+
+void cli_json_real(cli_json *json, const char *key, double value, int digits)
+{
+    char text[40];
+    json_key(json, key);
+    snprintf(text, sizeof text, "%.*g", digits, value);
+    /* "1" would be read as an integer by typed readers; the engine never gives infinities or NaN. */
+    printf("%s%s", text, strpbrk(text, ".en") == NULL ? ".0" : "");
+}
+
+void cli_json_bool(cli_json *json, const char *key, int value)
+{
+    json_key(json, key);
+    fputs(value ? "true" : "false", stdout);
+}
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double) t.tv_sec + 1e-9 * (double) t.tv_nsec;
+}
+
+void cli_progress_begin(cli_progress *progress, const cli_args *args)
+{
+    int wanted = isatty(STDERR_FILENO) && args->log_level != QR_LOG_ERROR;
+    *progress = (cli_progress){.begin = wanted ? now() : 0};
+}
+
+int cli_progress_update(void *arg, size_t done, size_t total)
+{
+    enum { BAR = 30 };
+    cli_progress *progress = arg;
+    double t = progress->begin > 0 && total > 0 ? now() : 0;
+    /* Short work needs no bar; ten pictures a second are enough for an eye and cost nothing. */
+    if (t == 0 || t - progress->begin < 0.5 || (t - progress->last < 0.1 && done < total)) return 0;
+    progress->last = t;
+    progress->shown = 1;
+    char bar[BAR + 1];
+    size_t filled = (size_t) ((double) BAR * (double) done / (double) total);
+    for (size_t i = 0; i < BAR; i++) bar[i] = i < filled ? '#' : '.';
+    bar[BAR] = 0;
+    fprintf(stderr, "\r[%s] %zu/%zu  %.1f documents/s\x1b[K", bar, done, total, (double) done / (t - progress->begin));
+    fflush(stderr);
+    return 0;
+}
+
+void cli_progress_end(cli_progress *progress)
+{
+    if (progress->shown) fputs("\r\x1b[K", stderr);
+    progress->shown = 0;
+}
+
+const char *cli_bytes(char *out, size_t size, uint64_t bytes)
+{
+    static const char *const units[] = {"B", "kB", "MB", "GB", "TB"};
+    double value = (double) bytes;
+    size_t unit = 0;
+    while (value >= 999.5 && unit + 1 < sizeof units / sizeof units[0]) {
+        value /= 1000;
+        unit++;
+    }
+    snprintf(out, size, unit == 0 || value >= 99.5 ? "%.0f %s" : value >= 9.95 ? "%.1f %s" : "%.2f %s", value, units[unit]);
+    return out;
+}

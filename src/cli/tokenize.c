@@ -1,0 +1,118 @@
+/* tokenize: shows the token ids of a text. Needs nothing of the model but its tokenizer.json. */
+#define _GNU_SOURCE
+#include "base/mem.h"
+#include "cli/engine.h"
+#include "cli/input.h"
+#include "cli/output.h"
+#include "text/tokenizer.h"
+
+#include <string.h>
+#include <unistd.h>
+
+static const cli_option options[] = {
+    {"tokenizer", 0, CLI_FILE, 0, offsetof(cli_args, tokenizer), "FILE", NULL, "A tokenizer.json, instead of that of --model."},
+    {"special", 's', CLI_SET, 1, offsetof(cli_args, special), NULL, NULL,
+     "Recognise special tokens such as <|im_end|>; without it they are plain text, as in queries and documents."},
+    {"count", 'c', CLI_SET, 1, offsetof(cli_args, count), NULL, NULL, "Print only the number of tokens."},
+    {"json", 0, CLI_SET, CLI_FORMAT_JSON, offsetof(cli_args, format), NULL, NULL, "Print JSON."},
+    {0},
+};
+
+static const size_t MAX_STDIN_BYTES = (size_t) 1 << 30;
+
+static void print_json(const qr_tokenizer *tok, const qr_ids *ids, int replaced)
+{
+    cli_json json = {.pretty = 1};
+    cli_json_open(&json, NULL, '{');
+    cli_json_int(&json, "count", ids->n);
+    cli_json_bool(&json, "replaced", replaced);
+    cli_json_open(&json, "tokens", '[');
+    for (size_t i = 0; i < ids->n; i++) {
+        size_t len = 0;
+        const char *bytes = qr_tok_bytes(tok, ids->id[i], &len);
+        cli_json_open(&json, NULL, '{');
+        cli_json_int(&json, "id", ids->id[i]);
+        cli_json_text(&json, "text", bytes, len);
+        if (!cli_utf8_valid(bytes, len)) { /* a part of a character: its text says nothing, its bytes do */
+            char hex[2 * 64 + 1] = "";
+            for (size_t b = 0; b < len && b < 64; b++) snprintf(hex + 2 * b, 3, "%02x", (unsigned char) bytes[b]);
+            cli_json_string(&json, "bytes", hex);
+        }
+        if (qr_tok_is_added(tok, ids->id[i])) cli_json_bool(&json, "special", 1);
+        cli_json_close(&json, '}');
+    }
+    cli_json_close(&json, ']');
+    cli_json_close(&json, '}');
+}
+
+/* Quoted as in JSON, so that blanks and line ends can be seen. */
+static void print_lines(const qr_tokenizer *tok, const qr_ids *ids)
+{
+    for (size_t i = 0; i < ids->n; i++) {
+        size_t len = 0;
+        const char *bytes = qr_tok_bytes(tok, ids->id[i], &len);
+        cli_json none = {0};
+        printf("%8u  ", ids->id[i]);
+        cli_json_text(&none, NULL, bytes, len);
+        putchar('\n');
+    }
+}
+
+static int run(const cli_args *args)
+{
+    qr_error err = {0};
+    qr_tokenizer *tok = NULL;
+    qr_ids ids = {0};
+    char *dir = NULL, *path = NULL, *block = NULL;
+    const char *text = args->operands.n > 0 ? args->operands.items[0] : "-";
+    size_t len = strlen(text);
+    int code = CLI_OK, replaced = 0;
+    if (args->tokenizer == NULL) {
+        if ((code = cli_model_locate(args, args->model, &dir)) != CLI_OK) goto done;
+        if ((path = qr_path_join(dir, "tokenizer.json")) == NULL) {
+            cli_error(args, "out of memory");
+            code = CLI_FAILURE;
+            goto done;
+        }
+    }
+    qr_status status = qr_tok_open(&tok, path != NULL ? path : args->tokenizer, &err);
+    if (status != QR_OK) {
+        cli_error(args, "%s", err.msg);
+        code = cli_exit_of_open(status);
+        goto done;
+    }
+    if (strcmp(text, "-") == 0) {
+        status = cli_read_all(STDIN_FILENO, "standard input", MAX_STDIN_BYTES, &block, &len, &err);
+        text = block;
+    }
+    if (status == QR_OK) status = qr_tok_encode(tok, text, len, args->special ? QR_TOK_SPECIAL : 0, 0, &ids, &replaced, NULL, &err);
+    if (status != QR_OK) {
+        cli_error(args, "%s", err.msg);
+        code = status == QR_E_MEMORY ? CLI_FAILURE : CLI_BAD_INPUT;
+        goto done;
+    }
+    if (args->count) printf("%zu\n", ids.n);
+    else if (args->format == CLI_FORMAT_JSON) print_json(tok, &ids, replaced);
+    else print_lines(tok, &ids);
+    code = cli_stdout_flush(args);
+done:
+    qr_ids_deinit(&ids);
+    qr_tok_close(tok);
+    qr_free(block);
+    qr_free(path);
+    qr_free(dir);
+    return code;
+}
+
+const cli_command cli_tokenize = {
+    .name = "tokenize",
+    .operands = "[TEXT|-]",
+    .max_operands = 1,
+    .summary = "show the token ids of a text",
+    .text = "Prints one line per token: its id and its text. Without TEXT, or with '-', reads standard input to its end, line ends "
+            "included.\n\n"
+            "  qwen-rerank tokenize 'What is Python?'\n"
+            "  qwen-rerank tokenize --count < report.txt",
+    .groups = {options, cli_model_options, cli_general_options},
+    .run = run,
+};
