@@ -1,0 +1,143 @@
+/* The cache of the huggingface_hub package, as far as reading goes:
+ *   CACHE/models--ORG--NAME/refs/REVISION      text: the commit, 40 hex digits
+ *   CACHE/models--ORG--NAME/snapshots/COMMIT/  the files, as links into blobs/
+ * CACHE is $HF_HUB_CACHE, else $HUGGINGFACE_HUB_CACHE, else $HF_HOME/hub, where HF_HOME defaults to $XDG_CACHE_HOME/huggingface and that
+ * to ~/.cache/huggingface. An interrupted download leaves a snapshot without some of its files; config.json, the smallest, comes early, so
+ * the folder counts from there on and opening it says what else is missing. */
+#define _POSIX_C_SOURCE 200809L /* strcasecmp, S_ISDIR */
+#include "model/locate.h"
+
+#include "base/file.h"
+#include "base/mem.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+
+static const struct {
+    const char *short_name, *id;
+} known[] = {{"0.6b", "Qwen/Qwen3-Reranker-0.6B"}, {"4b", "Qwen/Qwen3-Reranker-4B"}, {"8b", "Qwen/Qwen3-Reranker-8B"}};
+enum { N_KNOWN = sizeof known / sizeof known[0], COMMIT_LEN = 40, MAX_NAME = 255 };
+
+#define HOW_TO_GET "get it with `huggingface-cli download %.*s`, or give the folder of a model with --model DIR"
+
+static const char *env(const char *name)
+{
+    const char *value = getenv(name);
+    return value != NULL && value[0] != 0 ? value : NULL;
+}
+
+/* The cache folder in a new block. E_NOT_FOUND where the environment says nothing, not even HOME. */
+static qr_status cache_folder(char **out, qr_error *err)
+{
+    static const struct {
+        const char *name, *below;
+    } places[] = {{"HF_HUB_CACHE", ""},
+                  {"HUGGINGFACE_HUB_CACHE", ""},
+                  {"HF_HOME", "hub"},
+                  {"XDG_CACHE_HOME", "huggingface/hub"},
+                  {"HOME", ".cache/huggingface/hub"}};
+    size_t i = 0, n = sizeof places / sizeof places[0];
+    *out = NULL;
+    while (i < n && env(places[i].name) == NULL) i++;
+    if (i == n)
+        return qr_fail(err, QR_E_NOT_FOUND, "no Hugging Face cache: expected one of HF_HUB_CACHE, HF_HOME or HOME to be set, found none");
+    *out = qr_path_join(env(places[i].name), places[i].below);
+    return *out != NULL ? QR_OK : qr_fail(err, QR_E_MEMORY, "no memory for a path");
+}
+
+static int is_folder(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+static int is_commit(const char *text) { return strlen(text) == COMMIT_LEN && strspn(text, "0123456789abcdefABCDEF") == COMMIT_LEN; }
+
+/* ORG/NAME[@REVISION] of the characters that the Hub allows. Slashes in a revision are real folders below refs/ (refs/pr/1); what must not
+ * happen is that any part leads out of the cache. */
+static int is_model_id(const char *id)
+{
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.";
+    size_t org = strspn(id, plain), name = id[org] == '/' ? strspn(id + org + 1, plain) : 0;
+    const char *rest = id + org + 1 + name;
+    if (org == 0 || name == 0 || strlen(id) > MAX_NAME || strstr(id, "..") != NULL || id[0] == '.' || id[org + 1] == '.') return 0;
+    if (*rest == 0) return 1;
+    if (*rest++ != '@' || *rest == 0 || *rest == '/' || *rest == '.') return 0;
+    while (*rest == '/' || (*rest != 0 && strchr(plain, *rest) != NULL)) rest++;
+    return *rest == 0;
+}
+
+/* *dir = the snapshot of an id that is_model_id accepts; E_NOT_FOUND if the cache has none. */
+static qr_status find_snapshot(const char *cache, const char *id, char **dir, qr_error *err)
+{
+    const char *at = strchr(id, '@'), *revision = at != NULL ? at + 1 : "main";
+    int id_len = (int) (at != NULL ? (size_t) (at - id) : strlen(id)), org_len = (int) strcspn(id, "/");
+    char below[2 * MAX_NAME + 64], *ref = NULL, *commit = NULL, *snapshot = NULL, *config = NULL;
+    size_t len;
+    qr_status status = QR_OK;
+    if (!is_commit(revision)) {
+        snprintf(below, sizeof below, "models--%.*s--%.*s/refs/%s", org_len, id, id_len - org_len - 1, id + org_len + 1, revision);
+        if ((ref = qr_path_join(cache, below)) == NULL) goto no_memory;
+        status = qr_file_read(ref, MAX_NAME, &commit, &len, err);
+        if (status == QR_E_NOT_FOUND || status == QR_E_MEMORY) goto done;
+        if (status == QR_OK) commit[strcspn(commit, " \r\n")] = 0;
+        if (status != QR_OK || !is_commit(commit)) {
+            status = qr_fail(err, QR_E_FORMAT, "%s: expected a commit of %d hex digits", ref, COMMIT_LEN);
+            goto done;
+        }
+        revision = commit;
+    }
+    snprintf(below, sizeof below, "models--%.*s--%.*s/snapshots/%s", org_len, id, id_len - org_len - 1, id + org_len + 1, revision);
+    if ((snapshot = qr_path_join(cache, below)) == NULL || (config = qr_path_join(snapshot, "config.json")) == NULL) goto no_memory;
+    if (qr_file_exists(config)) {
+        *dir = snapshot;
+        snapshot = NULL;
+    } else {
+        status = QR_E_NOT_FOUND;
+    }
+    goto done;
+no_memory:
+    status = qr_fail(err, QR_E_MEMORY, "%s: no memory for a path", cache);
+done:
+    if (status == QR_E_NOT_FOUND) qr_fail(err, status, "%s: not in the Hugging Face cache %s; " HOW_TO_GET, id, cache, id_len, id);
+    qr_free(config);
+    qr_free(snapshot);
+    qr_free(commit);
+    qr_free(ref);
+    return status;
+}
+
+qr_status qr_model_locate(const char *name, char **dir, qr_error *err)
+{
+    char *cache;
+    *dir = NULL;
+    if (name == NULL) name = env("QWEN_RERANK_MODEL_ID");
+    if (name != NULL && is_folder(name)) {
+        *dir = qr_strndup(name, strlen(name));
+        return *dir != NULL ? QR_OK : qr_fail(err, QR_E_MEMORY, "no memory for a path");
+    }
+    for (size_t i = 0; name != NULL && i < N_KNOWN; i++)
+        if (strcasecmp(name, known[i].short_name) == 0) name = known[i].id;
+    if (name != NULL && !is_model_id(name))
+        return qr_fail(err, QR_E_NOT_FOUND, "%s: expected a folder, 0.6b, 4b, 8b or a name such as %s, found none of these", name,
+                       known[0].id);
+
+    qr_status status = cache_folder(&cache, err);
+    if (status != QR_OK) return status;
+    if (name != NULL) {
+        status = find_snapshot(cache, name, dir, err);
+    } else {
+        size_t i = 0;
+        do status = find_snapshot(cache, known[i].id, dir, err);
+        while (status == QR_E_NOT_FOUND && ++i < N_KNOWN);
+        if (status == QR_E_NOT_FOUND)
+            qr_fail(err, status,
+                    "no model named, and none of Qwen/Qwen3-Reranker-0.6B, -4B and -8B in the Hugging Face cache %s; " HOW_TO_GET, cache,
+                    (int) strlen(known[0].id), known[0].id);
+    }
+    qr_free(cache);
+    return status;
+}
