@@ -18,7 +18,7 @@ variant := $(if $(filter-out cc gcc,$(notdir $(CC))),-$(notdir $(CC)))$(if $(SAN
 BUILD := build$(variant)
 clang := $(if $(findstring clang,$(CC)),clang)
 
-configure := -G Ninja $(if $(CC),-DCMAKE_C_COMPILER=$(CC)) -DQR_TEST_DATA=$(CURDIR)/build/testdata $(if $(CI),-DQR_WERROR=ON)
+configure := -G Ninja $(if $(CC),-DCMAKE_C_COMPILER=$(CC)) -DQR_TEST_DATA=$(CURDIR)/build/testdata $(if $(CI),$(if $(SAN),,-DQR_WERROR=ON))
 ifneq ($(filter-out address undefined thread,$(SAN)),)
   $(error SAN is "$(SAN)"; expected address, undefined or thread)
 endif
