@@ -5,6 +5,7 @@
  * (scratchpad_mode user), because oneDNN's own is not safe for one primitive on many threads.
  */
 #ifdef QR_HAVE_ONEDNN
+#define _GNU_SOURCE /* clock_gettime */
 #include "base/mem.h"
 #include "cpu/features.h"
 #include "cpu/gemm.h"
@@ -253,7 +254,7 @@ double qr_gemm_library_rate(int bf16, size_t m, size_t k, size_t n, int n_thread
 {
     enum { RUNS = 8 };
     qr_gemm_kernel *kernel;
-    size_t packed_elements, es = bf16 ? 2 : 4, rows[N_SIZES] = {m, m};
+    size_t packed_elements = 0, es = bf16 ? 2 : 4, rows[N_SIZES] = {m, m};
     if (open_shape(&kernel, bf16, k, n, rows, 1, n_threads, &packed_elements, NULL) != QR_OK) return 0;
     size_t a_bytes = m * k * es, w_bytes = n * k * es, p_bytes = packed_elements * es, c_bytes = m * n * sizeof(float);
     void *a = qr_pages_alloc(a_bytes), *w = qr_pages_alloc(w_bytes), *packed = qr_pages_alloc(p_bytes);

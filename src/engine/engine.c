@@ -4,6 +4,7 @@
  * batches of about max_batch_tokens, and has the backend score them. One thread, because compute libraries bind state to threads (OpenMP
  * teams, streams of MLX and CUDA); several would only fight for the same cores.
  */
+#define _GNU_SOURCE /* clock_gettime */
 #include "base/error.h"
 #include "base/mem.h"
 #include "engine/backend.h"
