@@ -14,6 +14,7 @@ enum { YES = 9693, NO = 2152, SPLIT = 60 }; /* any split will do: prefixes are s
 typedef struct fixture {
     qr_model model;
     golden golden;
+    size_t n; /* cases in use */
 } fixture;
 
 static fixture open_fixture(const char *name)
@@ -24,6 +25,14 @@ static fixture open_fixture(const char *name)
     snprintf(dir, sizeof dir, "%s/%s", QR_TEST_DATA, name);
     if (qr_model_open(&f.model, dir, &err) != QR_OK) fail_msg("%s", err.msg);
     f.golden = golden_load(name);
+    size_t n = 0; /* only cases whose ids are known; the others are tested through the engine */
+    for (size_t i = 0; i < f.golden.n; i++) {
+        golden_case swap = f.golden.cases[n];
+        if (f.golden.cases[i].ids == NULL) continue;
+        f.golden.cases[n++] = f.golden.cases[i];
+        f.golden.cases[i] = swap;
+    }
+    f.n = n;
     return f;
 }
 
@@ -84,9 +93,9 @@ static void test_f32_golden(void **state)
         qr_backend *b = open_backend(&f, QR_DTYPE_F32, 0, 1024, 1024, 1 << 20);
         size_t order[64];
         double margins[64], worst = 0;
-        for (size_t i = 0; i < f.golden.n; i++) order[i] = i;
-        score(b, &f.golden, order, f.golden.n, margins);
-        for (size_t i = 0; i < f.golden.n; i++) worst = fmax(worst, fabs(margins[i] - f.golden.cases[i].margin));
+        for (size_t i = 0; i < f.n; i++) order[i] = i;
+        score(b, &f.golden, order, f.n, margins);
+        for (size_t i = 0; i < f.n; i++) worst = fmax(worst, fabs(margins[i] - f.golden.cases[i].margin));
         printf("%s f32: largest margin error %.2g\n", checkpoints[k], worst);
         assert_true(worst <= f32_margin_error);
         qr_backend_cpu.close(b);
@@ -100,7 +109,7 @@ static void test_bf16_golden(void **state)
     for (size_t k = 0; k < 3; k++) {
         fixture f = open_fixture(checkpoints[k]);
         qr_backend *b = open_backend(&f, QR_DTYPE_BF16, 0, 1024, 1024, 1 << 20);
-        size_t order[64], n = f.golden.n;
+        size_t order[64], n = f.n;
         double margins[64], mean = 0, worst = 0, hf_mean = 0, hf_worst = 0;
         for (size_t i = 0; i < n; i++) order[i] = i;
         score(b, &f.golden, order, n, margins);
@@ -125,7 +134,7 @@ static void test_bf16_golden(void **state)
 static void check_independence(const char *name, qr_dtype dtype)
 {
     fixture f = open_fixture(name);
-    size_t n = f.golden.n, order[64];
+    size_t n = f.n, order[64];
     double alone[64], margins[64];
     qr_backend *b = open_backend(&f, dtype, 1, 1024, 1024, 0);
     for (size_t i = 0; i < n; i++) score(b, &f.golden, &i, 1, &alone[i]);
