@@ -106,7 +106,7 @@ const cli_command *cli_command_find(const char *name);
  * Free with cli_args_deinit in both cases. */
 int cli_args_parse(cli_args *args, const cli_command *command, int argc, char **argv);
 void cli_args_deinit(cli_args *args);
-/* The word of a '|' separated list nearest to `word`, or "" if none is near; written to best[0..size). Used for "did you mean". */
+/* "Did you mean": *best becomes `candidate` if that is near `word` and nearer than the best so far (NULL at the start). */
 void cli_suggest(const char *word, const char *candidate, size_t *best_distance, const char **best);
 
 /* "qwen-rerank: rank: <message>" on stderr. Control characters in the message are made harmless: it may quote hostile input. */

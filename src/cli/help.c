@@ -45,7 +45,7 @@ static void put_options(FILE *out, const cli_command *command)
             snprintf(text, sizeof text, "%s%s%s%s", o->help, o->env != NULL ? " Default from $" : "", o->env != NULL ? o->env : "",
                      o->env != NULL ? "." : "");
             int used = fprintf(out, "  %-*s", INDENT - 2, label);
-            if (used >= INDENT) fprintf(out, "\n%*s", INDENT, "");
+            if (used > INDENT) fprintf(out, "\n%*s", INDENT, "");
             put_wrapped(out, text, strlen(text), INDENT, INDENT);
         }
     }

@@ -35,8 +35,9 @@ static int run(int argc, char **argv)
         size_t distance = 0;
         const char *best = NULL;
         for (size_t i = 0; cli_commands[i] != NULL; i++) cli_suggest(name, cli_commands[i]->name, &distance, &best);
-        cli_error(NULL, "unknown %s '%s'%s%s%s; see '" CLI_PROGRAM " help'", name[0] == '-' ? "option" : "command", name,
-                  best ? "; did you mean '" : "", best ? best : "", best ? "'?" : "");
+        const char *kind = name[0] == '-' ? "option" : "command";
+        if (best != NULL) cli_error(NULL, "unknown %s '%s'; did you mean '%s'?", kind, name, best);
+        else cli_error(NULL, "unknown %s '%s'; see '" CLI_PROGRAM " help'", kind, name);
         return CLI_USAGE;
     }
     cli_args args;
