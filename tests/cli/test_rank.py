@@ -116,6 +116,7 @@ def test_json_lines_and_top_n():
     assert {"yes_logit", "no_logit", "n_shared"} <= json.loads(lines[0]).keys()
 
 
+@pytest.mark.slow
 def test_a_large_document(tmp_path):
     path = tmp_path / "large.txt"
     path.write_bytes(b"The quick brown fox. " * 5_000_000)
@@ -129,6 +130,7 @@ def test_instruction_changes_the_score():
     assert a["margin"] != b["margin"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interruption_prints_what_is_finished(tmp_path, number):
     path = tmp_path / "documents"
