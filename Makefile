@@ -14,11 +14,13 @@ CMAKE_FLAGS ?=
 ifeq ($(origin CC),default)
   CC :=
 endif
+# ThreadSanitizer needs an OpenMP library that tells it of barriers: clang's does, gcc's reports every parallel loop as a race.
+thread_cc := $(if $(filter thread,$(SAN)),$(if $(CC),,clang))
 variant := $(if $(filter-out cc gcc,$(notdir $(CC))),-$(notdir $(CC)))$(if $(SAN),-$(SAN))
 BUILD := build$(variant)
-clang := $(if $(findstring clang,$(CC)),clang)
+clang := $(if $(findstring clang,$(CC)$(thread_cc)),clang)
 
-configure := -G Ninja $(if $(CC),-DCMAKE_C_COMPILER=$(CC)) -DQR_TEST_DATA=$(CURDIR)/build/testdata $(if $(CI),$(if $(SAN),,-DQR_WERROR=ON))
+configure := -G Ninja $(if $(CC)$(thread_cc),-DCMAKE_C_COMPILER=$(CC)$(thread_cc)) -DQR_TEST_DATA=$(CURDIR)/build/testdata $(if $(CI),$(if $(SAN),,-DQR_WERROR=ON))
 ifneq ($(filter-out address undefined thread,$(SAN)),)
   $(error SAN is "$(SAN)"; expected address, undefined or thread)
 endif
