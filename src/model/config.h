@@ -10,8 +10,8 @@ typedef struct qr_config {
     size_t max_positions;
     double rope_theta;
     float rms_eps;
-    int tied;              /* the head is the embedding table */
-    char torch_dtype[16];  /* as written, "" if absent; informative only, every tensor has its own type */
+    int tied;             /* the head is the embedding table */
+    char torch_dtype[16]; /* as written, "" if absent; informative only, every tensor has its own type */
 } qr_config;
 
 /* path: a config.json. Accepts what re-savers write (see config.c). */

@@ -7,8 +7,22 @@
 #include "base/file.h"
 
 typedef enum qr_tensor_type { /* as stored; the name in the file is the same text */
-    QR_T_F64, QR_T_F32, QR_T_F16, QR_T_BF16, QR_T_I64, QR_T_I32, QR_T_I16, QR_T_I8, QR_T_U64, QR_T_U32, QR_T_U16, QR_T_U8, QR_T_BOOL,
-    QR_T_F8_E4M3, QR_T_F8_E5M2, QR_T_F8_E8M0,
+                              QR_T_F64,
+                              QR_T_F32,
+                              QR_T_F16,
+                              QR_T_BF16,
+                              QR_T_I64,
+                              QR_T_I32,
+                              QR_T_I16,
+                              QR_T_I8,
+                              QR_T_U64,
+                              QR_T_U32,
+                              QR_T_U16,
+                              QR_T_U8,
+                              QR_T_BOOL,
+                              QR_T_F8_E4M3,
+                              QR_T_F8_E5M2,
+                              QR_T_F8_E8M0,
 } qr_tensor_type;
 const char *qr_tensor_type_name(qr_tensor_type type);
 size_t qr_tensor_type_size(qr_tensor_type type); /* bytes per element */
@@ -16,14 +30,14 @@ size_t qr_tensor_type_size(qr_tensor_type type); /* bytes per element */
 enum { QR_TENSOR_MAX_DIMS = 8 };
 
 typedef struct qr_tensor {
-    const char *name;          /* owned by the checkpoint */
+    const char *name; /* owned by the checkpoint */
     qr_tensor_type type;
     int n_dims;
     size_t dims[QR_TENSOR_MAX_DIMS]; /* row-major, slowest first: a linear layer is [out, in] */
     size_t n_elements;
     const unsigned char *data; /* little-endian, n_elements * type size bytes; no alignment is promised */
     size_t n_bytes;
-    int shard;                 /* index of the file that holds it */
+    int shard; /* index of the file that holds it */
 } qr_tensor;
 
 typedef struct qr_checkpoint {
@@ -33,7 +47,7 @@ typedef struct qr_checkpoint {
         char *path;
         char *names; /* of its tensors, one after another */
         qr_file file;
-    } *shards; /* [n_shards] */
+    } * shards; /* [n_shards] */
     size_t n_shards;
 } qr_checkpoint;
 

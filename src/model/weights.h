@@ -7,25 +7,25 @@
 
 /* Shapes are [out, in] as stored; q = n_heads * head_dim, kv = n_kv_heads * head_dim. Types are F32, F16 or BF16, possibly mixed. */
 typedef struct qr_layer_weights {
-    const qr_tensor *input_norm;              /* [hidden] */
+    const qr_tensor *input_norm;               /* [hidden] */
     const qr_tensor *q_proj, *k_proj, *v_proj; /* [q, hidden], [kv, hidden], [kv, hidden] */
-    const qr_tensor *q_norm, *k_norm;         /* [head_dim], one for all heads */
-    const qr_tensor *o_proj;                  /* [hidden, q] */
-    const qr_tensor *post_norm;               /* [hidden] */
-    const qr_tensor *gate_proj, *up_proj;     /* [inter, hidden] */
-    const qr_tensor *down_proj;               /* [hidden, inter] */
+    const qr_tensor *q_norm, *k_norm;          /* [head_dim], one for all heads */
+    const qr_tensor *o_proj;                   /* [hidden, q] */
+    const qr_tensor *post_norm;                /* [hidden] */
+    const qr_tensor *gate_proj, *up_proj;      /* [inter, hidden] */
+    const qr_tensor *down_proj;                /* [hidden, inter] */
 } qr_layer_weights;
 
 typedef struct qr_model {
     char *dir;
     qr_config config;
     qr_checkpoint ckpt;
-    const qr_tensor *embed; /* [vocab, hidden] */
-    const qr_tensor *norm;  /* [hidden] */
-    const qr_tensor *head;  /* [vocab, hidden]; the embedding when tied */
+    const qr_tensor *embed;   /* [vocab, hidden] */
+    const qr_tensor *norm;    /* [hidden] */
+    const qr_tensor *head;    /* [vocab, hidden]; the embedding when tied */
     qr_layer_weights *layers; /* [n_layers] */
-    size_t n_parameters;    /* elements of all tensors that take part */
-    size_t weight_bytes;    /* their bytes as stored */
+    size_t n_parameters;      /* elements of all tensors that take part */
+    size_t weight_bytes;      /* their bytes as stored */
 } qr_model;
 
 /* dir: a folder with config.json and model.safetensors (or shards). Names with and without the "model." prefix are accepted. */

@@ -86,8 +86,7 @@ static void expect(qr_status status, const char *part)
 {
     qr_error err;
     qr_status got = try_open(&err);
-    if (got != status || (part != NULL && strstr(err.msg, part) == NULL))
-        fail_msg("expected %d \"%s\", found %d \"%s\"", status, part, got, err.msg);
+    if (got != status || strstr(err.msg, part) == NULL) fail_msg("expected %d \"%s\", found %d \"%s\"", status, part, got, err.msg);
 }
 
 static void expect_header(const char *header, size_t n_data, qr_status status, const char *part)
@@ -121,8 +120,8 @@ static void reads_a_file(void **state)
     qr_checkpoint_close(&c);
     qr_checkpoint_close(NULL);
 
-    expect_header("{}", 0, QR_OK, NULL);
-    expect_header("{\"scalar\":{\"dtype\":\"F64\",\"shape\":[],\"data_offsets\":[0,8]}}", 8, QR_OK, NULL);
+    expect_header("{}", 0, QR_OK, "");
+    expect_header("{\"scalar\":{\"dtype\":\"F64\",\"shape\":[],\"data_offsets\":[0,8]}}", 8, QR_OK, "");
 }
 
 static void survives_truncation_at_every_byte(void **state)
