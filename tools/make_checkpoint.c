@@ -317,6 +317,14 @@ static int write_index(const job *j)
     return rc;
 }
 
+/* An index that an earlier run left would be believed before the single file is. */
+static int remove_index(const job *j)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s/model.safetensors.index.json", j->out);
+    return unlink(path) != 0 && errno != ENOENT ? complain("remove", path) : 0;
+}
+
 static int write_config(const job *j)
 {
     const shape *s = &j->shape;
@@ -461,7 +469,7 @@ int main(int argc, char **argv)
     if (mkdir(j.out, 0777) != 0 && errno != EEXIST) return complain("make", j.out);
     rc = list_tensors(&j);
     for (int i = 0; rc == 0 && i < j.n_shards; i++) rc = write_shard(&j, i);
-    if (rc == 0 && j.n_shards > 1) rc = write_index(&j);
+    if (rc == 0) rc = j.n_shards > 1 ? write_index(&j) : remove_index(&j);
     if (rc == 0) rc = write_config(&j);
     if (rc == 0 && j.tokenizer != NULL) rc = copy_tokenizer(&j);
     qr_free(j.tensors);
