@@ -20,14 +20,14 @@ qr_status qr_fail(qr_error *err, qr_status code, const char *format, ...)
 qr_status qr_fail_prefix(qr_error *err, qr_status code, const char *format, ...)
 {
     if (err != NULL) {
-        char where[sizeof err->msg], inner[sizeof err->msg];
+        char inner[sizeof err->msg];
         va_list args;
-        va_start(args, format);
-        vsnprintf(where, sizeof where, format, args);
-        va_end(args);
         memcpy(inner, err->msg, sizeof inner);
-        size_t used = (size_t) snprintf(err->msg, sizeof err->msg, "%s: ", where);
-        if (used < sizeof err->msg) snprintf(err->msg + used, sizeof err->msg - used, "%s", inner);
+        va_start(args, format);
+        vsnprintf(err->msg, sizeof err->msg - 2, format, args);
+        va_end(args);
+        strcat(err->msg, ": ");
+        strncat(err->msg, inner, sizeof err->msg - 1 - strlen(err->msg));
         err->code = code;
     }
     return code;
