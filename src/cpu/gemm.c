@@ -12,6 +12,7 @@
 struct qr_gemm_plan {
     size_t k, nb;
     size_t packed_elements; /* of one block */
+    const qr_gemm_provider *provider;
     qr_gemm_kernel *kernel;
     int small_tiles; /* 16-row tiles give bitwise the rows of 64-row tiles */
     qr_gemm_plan *next;
@@ -19,7 +20,6 @@ struct qr_gemm_plan {
 
 struct qr_gemm_lib {
     int bf16, n_threads;
-    const qr_gemm_provider *provider;
     const qr_kernels *kernels;
     qr_gemm_plan *plans;
     float **widened; /* [n_threads]: one block in f32, or NULL while no matrix needs it */
@@ -35,11 +35,6 @@ qr_status qr_gemm_lib_open(qr_gemm_lib **out, int bf16, int n_threads, qr_error 
     lib->bf16 = bf16;
     lib->n_threads = n_threads;
     lib->kernels = qr_kernels_get();
-    lib->provider = &qr_gemm_plain;
-#ifdef QR_HAVE_ONEDNN
-    /* The scalar level must not use instructions that it says are absent; oneDNN has no such mode. */
-    if (qr_cpu_get()->isa != QR_ISA_SCALAR) lib->provider = &qr_gemm_onednn;
-#endif
     lib->widened = qr_calloc((size_t) n_threads, sizeof *lib->widened);
     if (lib->widened == NULL) {
         qr_free(lib);
@@ -55,7 +50,7 @@ void qr_gemm_lib_close(qr_gemm_lib *lib)
     while (lib->plans != NULL) {
         qr_gemm_plan *plan = lib->plans;
         lib->plans = plan->next;
-        lib->provider->close(plan->kernel);
+        plan->provider->close(plan->kernel);
         qr_free(plan);
     }
     for (int t = 0; t < lib->n_threads; t++) qr_pages_free(lib->widened[t], lib->widened_elements * sizeof(float));
@@ -81,8 +76,8 @@ static void fill(void *x, int bf16, size_t n, uint32_t seed)
 
 /* Scores may not depend on where in a tile a row lies, nor on the tile's size. No library promises that, so it is checked when a shape
  * is first used: one row in all 64 places must give 64 equal results, and the 16-row kernel the same ones. Without the second, small
- * tiles are not used; without the first, the shape is refused. */
-static qr_status check_rows(qr_gemm_lib *lib, qr_gemm_plan *plan, qr_error *err)
+ * tiles are not used; without the first, the kernel is not. (oneDNN 2.6 fails on AVX2, where matmul falls back to its old GEMM.) */
+static qr_status check_rows(qr_gemm_lib *lib, qr_gemm_plan *plan, int *place_matters, qr_error *err)
 {
     size_t es = lib->bf16 ? 2 : 4, a_bytes = QR_TILE_ROWS * plan->k * es, w_bytes = plan->nb * plan->k * es;
     size_t p_bytes = plan->packed_elements * es, c_bytes = QR_TILE_ROWS * plan->nb * sizeof(float);
@@ -96,24 +91,47 @@ static qr_status check_rows(qr_gemm_lib *lib, qr_gemm_plan *plan, qr_error *err)
     fill(a, lib->bf16, plan->k, 1);
     fill(w, lib->bf16, plan->nb * plan->k, 2);
     for (size_t r = 1; r < QR_TILE_ROWS; r++) memcpy(a + r * plan->k * es, a, plan->k * es);
-    if (lib->provider->pack(plan->kernel, 0, p, w) || lib->provider->run(plan->kernel, 0, c, a, p, QR_TILE_ROWS) ||
-        lib->provider->run(plan->kernel, 0, small, a, p, QR_TILE_ROWS_SMALL)) {
-        status = qr_fail(err, QR_E_BACKEND, "%s: a product of %d x %zu x %zu failed", lib->provider->name, QR_TILE_ROWS, plan->k, plan->nb);
+    if (plan->provider->pack(plan->kernel, 0, p, w) || plan->provider->run(plan->kernel, 0, c, a, p, QR_TILE_ROWS) ||
+        plan->provider->run(plan->kernel, 0, small, a, p, QR_TILE_ROWS_SMALL)) {
+        status =
+            qr_fail(err, QR_E_BACKEND, "%s: a product of %d x %zu x %zu failed", plan->provider->name, QR_TILE_ROWS, plan->k, plan->nb);
         goto done;
     }
     plan->small_tiles = memcmp(c, small, QR_TILE_ROWS_SMALL * plan->nb * sizeof *c) == 0;
-    for (size_t r = 1; r < QR_TILE_ROWS; r++)
-        if (memcmp(c, c + r * plan->nb, plan->nb * sizeof *c) != 0) {
-            status = qr_fail(err, QR_E_BACKEND, "%s: products of %d x %zu x %zu depend on the row's place", lib->provider->name,
-                             QR_TILE_ROWS, plan->k, plan->nb);
-            break;
-        }
+    for (size_t r = 1; r < QR_TILE_ROWS; r++) *place_matters |= memcmp(c, c + r * plan->nb, plan->nb * sizeof *c) != 0;
 done:
     qr_pages_free(a, a_bytes);
     qr_pages_free(w, w_bytes);
     qr_pages_free(p, p_bytes);
     qr_pages_free(c, c_bytes);
     qr_pages_free(small, c_bytes);
+    return status;
+}
+
+/* Opens the plan's kernel with one provider; *place_matters: it works, but not for us. */
+static qr_status open_plan(qr_gemm_lib *lib, qr_gemm_plan *plan, const qr_gemm_provider *provider, int *place_matters, qr_error *err)
+{
+    plan->provider = provider;
+    *place_matters = 0;
+    qr_status status = provider->open(&plan->kernel, lib->bf16, plan->k, plan->nb, lib->n_threads, &plan->packed_elements, err);
+    if (status != QR_OK) return status;
+    status = check_rows(lib, plan, place_matters, err);
+    if (status != QR_OK || *place_matters) provider->close(plan->kernel);
+    return status;
+}
+
+static qr_status choose_kernel(qr_gemm_lib *lib, qr_gemm_plan *plan, qr_error *err)
+{
+    int place_matters = 1;
+    qr_status status = QR_OK;
+#ifdef QR_HAVE_ONEDNN
+    /* The scalar level must not use instructions that it says are absent; oneDNN has no such mode. */
+    if (qr_cpu_get()->isa != QR_ISA_SCALAR) status = open_plan(lib, plan, &qr_gemm_onednn, &place_matters, err);
+#endif
+    if (status == QR_OK && place_matters) status = open_plan(lib, plan, &qr_gemm_plain, &place_matters, err);
+    if (status == QR_OK && place_matters)
+        status = qr_fail(err, QR_E_BACKEND, "%s: products of %d x %zu x %zu depend on the row's place", plan->provider->name, QR_TILE_ROWS,
+                         plan->k, plan->nb);
     return status;
 }
 
@@ -128,7 +146,7 @@ static qr_status find_plan(const qr_gemm_plan **out, qr_gemm_lib *lib, size_t k,
     if (plan == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for a matrix kernel");
     plan->k = k;
     plan->nb = nb;
-    qr_status status = lib->provider->open(&plan->kernel, lib->bf16, k, nb, lib->n_threads, &plan->packed_elements, err);
+    qr_status status = choose_kernel(lib, plan, err);
     if (status != QR_OK) {
         qr_free(plan);
         return status;
@@ -136,7 +154,7 @@ static qr_status find_plan(const qr_gemm_plan **out, qr_gemm_lib *lib, size_t k,
     plan->next = lib->plans;
     lib->plans = plan;
     *out = plan;
-    return check_rows(lib, plan, err);
+    return QR_OK;
 }
 
 /* Room for one widened block per thread. */
@@ -196,11 +214,11 @@ static int pack_block(qr_gemm *gemm, qr_gemm_lib *lib, int thread, size_t block,
     if (lib->bf16) {
         uint16_t *narrow = (uint16_t *) packed; /* as large as `rows`: room enough */
         lib->kernels->narrow_bf16(narrow, rows, nb * k);
-        return lib->provider->pack(gemm->plan->kernel, thread, to, narrow);
+        return gemm->plan->provider->pack(gemm->plan->kernel, thread, to, narrow);
     }
-    if (gemm->stored == QR_T_F32) return lib->provider->pack(gemm->plan->kernel, thread, to, rows);
+    if (gemm->stored == QR_T_F32) return gemm->plan->provider->pack(gemm->plan->kernel, thread, to, rows);
     /* Pack as f32, then narrow each element where it stands: the library's order is kept without knowing it. */
-    if (lib->provider->pack(gemm->plan->kernel, thread, packed, rows)) return 1;
+    if (gemm->plan->provider->pack(gemm->plan->kernel, thread, packed, rows)) return 1;
     if (gemm->stored == QR_T_BF16) lib->kernels->narrow_bf16((uint16_t *) to, packed, n);
     else
         for (size_t i = 0; i < n; i++) ((uint16_t *) to)[i] = narrow_f16(packed[i]);
@@ -232,7 +250,7 @@ qr_status qr_gemm_pack(qr_gemm *gemm, qr_gemm_lib *lib, size_t k, size_t n, size
             float *rows = temp + scratch / sizeof(float) / (size_t) lib->n_threads * (size_t) thread;
             failed |= pack_block(gemm, lib, thread, b, source, rows, rows + scratch / sizeof(float) / (size_t) lib->n_threads / 2);
         }
-        if (failed) status = qr_fail(err, QR_E_BACKEND, "%s: cannot pack weights of %zu x %zu", lib->provider->name, n, k);
+        if (failed) status = qr_fail(err, QR_E_BACKEND, "%s: cannot pack weights of %zu x %zu", gemm->plan->provider->name, n, k);
     }
     qr_pages_free(temp, scratch);
     return status;
@@ -261,5 +279,5 @@ size_t qr_gemm_tile_rows(const qr_gemm *gemm, size_t left)
 
 void qr_gemm_tile(const qr_gemm *gemm, qr_gemm_lib *lib, int thread, float *c, const void *a, const void *block, size_t rows)
 {
-    if (lib->provider->run(gemm->plan->kernel, thread, c, a, block, rows)) atomic_store(&lib->failed, 1);
+    if (gemm->plan->provider->run(gemm->plan->kernel, thread, c, a, block, rows)) atomic_store(&lib->failed, 1);
 }

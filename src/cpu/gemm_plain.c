@@ -1,5 +1,5 @@
-/* Tile products by our own f32 kernel: for builds without oneDNN and for QR_CPU=scalar. Half of oneDNN's rate or less; bf16 arithmetic
- * is not offered here, since whatever has it also has oneDNN. */
+/* Tile products by our own f32 kernel: for builds without oneDNN, for QR_CPU=scalar, and where oneDNN's own kernel makes a row's result
+ * depend on its place (AVX2). bf16 arithmetic is not offered here, since whatever has it also has oneDNN. */
 #include "base/mem.h"
 #include "cpu/gemm.h"
 #include "cpu/kernels.h"
