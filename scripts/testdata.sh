@@ -43,7 +43,7 @@ checkpoint() # name sha256-of-weights make_checkpoint-arguments...
     [[ -e $dir/model.safetensors ]] && return
     rm -rf "$part" "$dir"
     # shellcheck disable=SC2086 # MAKE_CHECKPOINT_RUN is a command line: the emulator when the program is for another processor
-    ${MAKE_CHECKPOINT_RUN-} "$make_checkpoint" "$@" "$part" --tokenizer "$tokenizer" >/dev/null
+    ${MAKE_CHECKPOINT_RUN-} "$make_checkpoint" "${@:1:2}" "$part" "${@:3}" --tokenizer "$tokenizer" >/dev/null
     [[ -z $sum ]] || check "$part/model.safetensors" "$sum"
     mv "$part" "$dir"
     echo "made $name"
@@ -55,7 +55,10 @@ for name in "$@"; do
     micro-1) checkpoint "$name" 6998ef6697ff6909860069d81127a0458b9a61ee8b22b05b2be0eb5f4dc9a6b9 micro 1 ;;
     untied-1) checkpoint "$name" 03a6f6e8b8d58aa9c48dc877da4c6078dd40edc13a56cd7b6756944ee87f0a80 untied 1 ;;
     small-1) checkpoint "$name" 0c5f426407fcfd78a86249b4362d5167c6aa9571b110d854dba1710fb371e9d9 small 1 ;;
-    odd-7) [[ ! -e tests/golden/scores-odd-7.json ]] || checkpoint "$name" "" odd 7 ;;
+    odd-7)
+        checkpoint "$name" f2da4d27e2ce3c7f0bfc7b9d5e0a9eb423eceb4c68770b1f1953fce05e4da096 custom 7 \
+            --hidden 120 --inter 200 --layers 2 --heads 6 --kv-heads 2 --head-dim 48 --untied
+        ;;
     0.6b-1) checkpoint "$name" "" 0.6b 1 ;;
     *)
         echo "testdata.sh: unknown checkpoint '$name'" >&2
