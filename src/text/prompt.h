@@ -23,15 +23,15 @@ int qr_prompt_is_canonical(const qr_prompt *prompt);
 
 /* The token ids of one query with all its documents. Filled by qr_prompt_build, freed by qr_prompt_ids_deinit; may be reused. */
 typedef struct qr_prompt_ids {
-    qr_ids ids;             /* shared ids first, then every document's own ids (tail and suffix), back to back */
-    size_t n_shared;        /* ids[0 .. n_shared) belong to every prompt */
-    size_t *start;          /* [n_documents + 1]: document d owns ids[start[d] .. start[d + 1]); start[0] == n_shared */
-    uint32_t *flags;        /* [n_documents]: QR_RESULT_TRUNCATED, QR_RESULT_REPLACED */
+    qr_ids ids;      /* shared ids first, then every document's own ids (tail and suffix), back to back */
+    size_t n_shared; /* ids[0 .. n_shared) belong to every prompt */
+    size_t *start;   /* [n_documents + 1]: document d owns ids[start[d] .. start[d + 1]); start[0] == n_shared */
+    uint32_t *flags; /* [n_documents]: QR_RESULT_TRUNCATED, QR_RESULT_REPLACED */
     size_t n_documents, capacity;
 } qr_prompt_ids;
 
-/* Builds all prompts of `query`. max_length limits the whole prompt in tokens: the document is cut from the right, nothing else ever is.
- * A prefix, head and suffix that alone exceed it: E_TOO_LONG naming both lengths. */
+/* Builds all prompts of `query`. max_length, or query->max_length if that is lower and not 0, limits the whole prompt in tokens: the
+ * document is cut from the right, nothing else ever is. A prefix, head and suffix that alone exceed it: E_TOO_LONG naming both lengths. */
 qr_status qr_prompt_build(const qr_prompt *prompt, const qr_query *query, size_t max_length, qr_prompt_ids *out, qr_error *err);
 void qr_prompt_ids_deinit(qr_prompt_ids *ids);
 
