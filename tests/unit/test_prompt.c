@@ -84,7 +84,7 @@ static void golden_cases_have_their_ids(void **state)
     assert_int_equal(qr_prompt_yes_id(prompt), 9693);
     assert_int_equal(qr_prompt_no_id(prompt), 2152);
     qr_prompt_ids ids = {0};
-    size_t i;
+    size_t i, n_markup = 0;
     json_array_foreach(cases, i, c)
     {
         const char *unit = json_string_value(json_object_get(c, "document"));
@@ -92,7 +92,7 @@ static void golden_cases_have_their_ids(void **state)
         json_t *repeat = json_object_get(c, "repeat"), *instruction = json_object_get(c, "instruction");
         size_t times = repeat ? (size_t) json_integer_value(repeat) : 1;
         json_t *limit = json_object_get(c, "max_length");
-        char *document = malloc(unit_len * times + 1), hex[65];
+        char *document = calloc(unit_len * times + 1, 1), hex[65];
         assert_non_null(document);
         for (size_t k = 0; k < times; k++) memcpy(document + k * unit_len, unit, unit_len);
         qr_text documents[2] = {{document, unit_len * times}, text_of("another one")};
@@ -104,13 +104,22 @@ static void golden_cases_have_their_ids(void **state)
         must_build(prompt, &query, limit ? (size_t) json_integer_value(limit) : 8192, &ids);
         size_t n;
         uint32_t *id = prompt_of(&ids, 0, &n);
-        assert_int_equal(n, json_integer_value(json_object_get(c, "n_tokens")));
-        ids_sha256(id, n, hex);
-        assert_string_equal(hex, json_string_value(json_object_get(c, "ids_sha256")));
+        if (strstr(document, "<think>") != NULL) {
+            /* The reference run kept <|im_end|> of user text as text, but still read <think> as its token. Here no added token of user text
+             * is one: the golden ids of this case are not ours, on purpose. */
+            n_markup++;
+            assert_int_equal(n, 101);
+            for (size_t k = 39; k + 9 < n; k++) assert_false(qr_tok_is_added(tok, id[k]));
+        } else {
+            assert_int_equal(n, json_integer_value(json_object_get(c, "n_tokens")));
+            ids_sha256(id, n, hex);
+            assert_string_equal(hex, json_string_value(json_object_get(c, "ids_sha256")));
+        }
         assert_int_equal(ids.flags[0], limit ? QR_RESULT_TRUNCATED : 0);
         free(id);
         free(document);
     }
+    assert_int_equal(n_markup, 1);
     qr_prompt_ids_deinit(&ids);
     qr_prompt_close(prompt);
     json_decref(root);
