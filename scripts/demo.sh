@@ -12,7 +12,7 @@ here=$(dirname "$0")
 query="program that makes files smaller"
 documents=$data/demo.txt
 # Descriptions of packages that this build needed anyway, so that the list is the same on every Debian machine.
-if ! dpkg-query -W -f '${binary:Summary}\n' bash cmake coreutils findutils gcc git grep gzip make pkg-config sed tar xz-utils \
+if ! dpkg-query -W -f '${binary:Summary}\n' bash cmake coreutils dpkg findutils gcc git grep gzip make sed tar xz-utils \
     >"$documents" 2>/dev/null; then
     # Elsewhere: the paragraphs of the licence, a line each.
     awk 'BEGIN { RS = "" } { gsub(/[ \n]+/, " "); if (length($0) > 80) print substr($0, 2) }' "$here/../LICENSE" | head -12 >"$documents"
