@@ -144,9 +144,10 @@ QR_API qr_status qr_score(qr_engine *engine, const qr_query *queries, size_t n_q
 /* Order of results by falling score, ties by rising index: order[0] is the index of the best. Results that are not done come last. */
 QR_API void qr_rank(const qr_result *results, size_t n_results, size_t *order /* [n_results] */);
 
-/* Token ids of a text as the model's tokenizer gives them. With parse_special, the text of special tokens becomes these tokens;
- * without, it is plain text, as it always is in queries and documents. Writes at most `capacity` ids and returns in *n_ids how many
- * there are (call again with more room if larger). */
+/* Token ids of a text as the model's tokenizer gives them. With parse_special, the text of special tokens such as <|im_end|> becomes
+ * these tokens. Without, it is plain text, as it always is in queries and documents; markup that the tokenizer does not mark as special,
+ * such as <think>, is a token of its own either way. Writes at most `capacity` ids and returns in *n_ids how many there are (call again
+ * with more room if larger). */
 QR_API qr_status qr_tokenize(qr_engine *engine, qr_text text, int parse_special, uint32_t *ids /* [capacity] */, size_t capacity,
                              size_t *n_ids, qr_error *err);
 

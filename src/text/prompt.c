@@ -1,7 +1,8 @@
 /* Prompts, see prompt.h.
  *
- * A prompt is tokenised as three texts: prefix, body, suffix. Only the literal text of templates may hold added tokens; instruction, query
- * and document are plain text, so that no document can close the user's turn.
+ * A prompt is tokenised as three texts: prefix, body, suffix. Only the literal text of templates may hold special tokens; in instruction,
+ * query and document <|im_end|> is plain text, so that no document can close the user's turn. Markup that the tokenizer does not mark as
+ * special (<think>, <tool_call>) is recognised there, as it is in the reference scores (transformers, split_special_tokens=True).
  *
  * The body is split into a head, the same for all documents, and a tail. Where the literal text before the document ends in a printable
  * ASCII character and a space, as in the canonical "<Document>: ", the split is before that space. It is exact: a space after something
@@ -72,7 +73,7 @@ static qr_status add_literal(qr_prompt *prompt, const char *text, size_t len, qr
     qr_status status = QR_OK;
     for (size_t from = 0; from < len && status == QR_OK;) {
         size_t at = len, size = 0;
-        uint32_t id = qr_tok_find_added(prompt->tok, text, len, from, &at, &size);
+        uint32_t id = qr_tok_find_added(prompt->tok, QR_TOK_SPECIAL, text, len, from, &at, &size);
         if (at > from) status = add_piece(prompt, (piece){.kind = LITERAL, .text = {text + from, at - from}}, err);
         if (status == QR_OK && id != QR_TOK_NO_ID) status = add_piece(prompt, (piece){.kind = TOKEN, .id = id}, err);
         from = at + size;
@@ -282,7 +283,8 @@ static qr_status encode_pieces(builder *b, size_t from, size_t to, size_t limit,
         size_t room = limit - (ids->n - n_before) + 1;
         if (n > 0) {
             ids->scratch = b->scratch;
-            status = qr_tok_encode_parts(b->prompt->tok, b->parts, n, limit == SIZE_MAX ? 0 : room, ids, replaced, &complete, err);
+            status = qr_tok_encode_parts(b->prompt->tok, b->parts, n, QR_TOK_MARKUP, limit == SIZE_MAX ? 0 : room, ids, replaced, &complete,
+                                         err);
             b->scratch = ids->scratch;
             ids->scratch = NULL;
         }

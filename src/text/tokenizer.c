@@ -163,23 +163,13 @@ static qr_status encode_parts(const qr_tokenizer *tok, const qr_text *parts, siz
     return status;
 }
 
-qr_status qr_tok_encode_parts(const qr_tokenizer *tok, const qr_text *parts, size_t n_parts, size_t limit, qr_ids *ids, int *replaced,
-                              int *complete, qr_error *err)
-{
-    int whole = 0;
-    if (prepare_scratch(tok, ids) == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for the tokenizer's scratch");
-    qr_status status = encode_parts(tok, parts, n_parts, limit, ids->n, ids, replaced, &whole, err);
-    trim_scratch(ids->scratch);
-    if (complete != NULL) *complete = whole;
-    return status;
-}
-
-uint32_t qr_tok_find_added(const qr_tokenizer *tok, const char *text, size_t len, size_t from, size_t *at, size_t *size)
+uint32_t qr_tok_find_added(const qr_tokenizer *tok, unsigned flags, const char *text, size_t len, size_t from, size_t *at, size_t *size)
 {
     for (size_t i = from; i < len; i++) {
         unsigned char b = (unsigned char) text[i];
         for (uint32_t k = tok->added_begin[b]; k < tok->added_begin[b + 1]; k++) {
             const qr_added_token *t = &tok->added[k];
+            if (t->special && !(flags & QR_TOK_SPECIAL)) continue;
             if (t->len > len - i || memcmp(tok->blob + t->text, text + i, t->len) != 0) continue;
             *at = i;
             *size = t->len;
@@ -189,41 +179,57 @@ uint32_t qr_tok_find_added(const qr_tokenizer *tok, const char *text, size_t len
     return QR_TOK_NO_ID;
 }
 
-qr_status qr_tok_encode(const qr_tokenizer *tok, const char *text, size_t len, unsigned flags, size_t limit, qr_ids *ids, int *replaced,
-                        int *complete, qr_error *err)
+/* Encodes up to each added token, then the token, and so on. Added tokens are found in the raw text, and each stretch between them is a
+ * text of its own, as in the reference. `run` is a copy of the parts that is cut up on the way. */
+static qr_status encode_around_added(const qr_tokenizer *tok, qr_text *run, size_t n_parts, unsigned flags, size_t limit, qr_ids *ids,
+                                     int *replaced, int *complete, qr_error *err)
 {
-    if (!(flags & QR_TOK_SPECIAL)) return qr_tok_encode_parts(tok, &(qr_text){text, len}, 1, limit, ids, replaced, complete, err);
+    size_t first = 0, n_before = ids->n, at, size;
+    uint32_t id;
+    for (size_t i = 0; i < n_parts; i++)
+        while ((id = qr_tok_find_added(tok, flags, run[i].data, run[i].len, 0, &at, &size)) != QR_TOK_NO_ID) {
+            qr_text rest = {run[i].data + at + size, run[i].len - at - size};
+            run[i].len = at;
+            qr_status status = encode_parts(tok, run + first, i + 1 - first, limit, n_before, ids, replaced, complete, err);
+            if (status != QR_OK || !*complete) return status;
+            if (limit && ids->n - n_before >= limit) {
+                *complete = 0;
+                return QR_OK;
+            }
+            uint32_t *grown = qr_grow(ids->id, &ids->capacity, ids->n + 1, sizeof *grown);
+            if (grown == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for %zu token ids", ids->n + 1);
+            ids->id = grown;
+            ids->id[ids->n++] = id;
+            run[i] = rest;
+            first = i;
+        }
+    return encode_parts(tok, run + first, n_parts - first, limit, n_before, ids, replaced, complete, err);
+}
+
+qr_status qr_tok_encode_parts(const qr_tokenizer *tok, const qr_text *parts, size_t n_parts, unsigned flags, size_t limit, qr_ids *ids,
+                              int *replaced, int *complete, qr_error *err)
+{
+    int whole = 0;
+    qr_status status;
     if (prepare_scratch(tok, ids) == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for the tokenizer's scratch");
-    qr_status status = QR_OK;
-    size_t from = 0, n_before = ids->n;
-    int whole = 1;
-    while (from < len && whole) {
-        if (limit && ids->n - n_before >= limit) {
-            whole = 0;
-            break;
-        }
-        /* Added tokens are found in the raw text, and each stretch between them is a text of its own, as in the reference. */
-        size_t at = len, size = 0;
-        uint32_t id = qr_tok_find_added(tok, text, len, from, &at, &size);
-        if (at > from) {
-            status = encode_parts(tok, &(qr_text){text + from, at - from}, 1, limit, n_before, ids, replaced, &whole, err);
-            if (status != QR_OK || !whole) break;
-            from = at;
-        }
-        if (id == QR_TOK_NO_ID) break;
-        if (limit && ids->n - n_before >= limit) continue;
-        uint32_t *grown = qr_grow(ids->id, &ids->capacity, ids->n + 1, sizeof *grown);
-        if (grown == NULL) {
-            status = qr_fail(err, QR_E_MEMORY, "no memory for %zu token ids", ids->n + 1);
-            break;
-        }
-        ids->id = grown;
-        ids->id[ids->n++] = id;
-        from = at + size;
+    if (flags == 0) {
+        status = encode_parts(tok, parts, n_parts, limit, ids->n, ids, replaced, &whole, err);
+    } else {
+        qr_text few[8], *run = n_parts <= 8 ? few : qr_calloc(n_parts, sizeof *run);
+        if (run == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for %zu parts of a text", n_parts);
+        for (size_t i = 0; i < n_parts; i++) run[i] = parts[i];
+        status = encode_around_added(tok, run, n_parts, flags, limit, ids, replaced, &whole, err);
+        if (run != few) qr_free(run);
     }
     trim_scratch(ids->scratch);
     if (complete != NULL) *complete = status == QR_OK && whole;
     return status;
+}
+
+qr_status qr_tok_encode(const qr_tokenizer *tok, const char *text, size_t len, unsigned flags, size_t limit, qr_ids *ids, int *replaced,
+                        int *complete, qr_error *err)
+{
+    return qr_tok_encode_parts(tok, &(qr_text){text, len}, 1, flags, limit, ids, replaced, complete, err);
 }
 
 void qr_tok_close(qr_tokenizer *tok)

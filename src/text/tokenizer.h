@@ -25,7 +25,10 @@ qr_status qr_tok_open(qr_tokenizer **out, const char *path, qr_error *err);
 void qr_tok_close(qr_tokenizer *tok);
 
 enum {
-    QR_TOK_SPECIAL = 1 << 0, /* recognise added tokens (<|im_end|>, <think>, ...) in the text; without it they are plain text */
+    /* Which added tokens are recognised in the text; the others are plain text. */
+    QR_TOK_MARKUP = 1 << 0, /* those that the file does not mark as special (<think>, <tool_call>, ...): the rule for queries and documents,
+                             * as transformers does with split_special_tokens=True */
+    QR_TOK_SPECIAL = 1 << 1, /* all of them (<|im_end|> and the like too): for the template's own text */
 };
 
 /* Appends the ids of `text` to *ids. Invalid UTF-8 (each maximal invalid subsequence, as in WHATWG) is read as U+FFFD; *replaced, if not

@@ -25,6 +25,7 @@ typedef struct qr_merge {
 
 typedef struct qr_added_token {
     uint32_t id;
+    int special;      /* may close a turn or end the text: never recognised in user text */
     size_t text, len; /* in `blob` */
 } qr_added_token;
 
@@ -70,12 +71,13 @@ static inline const qr_merge *qr_tok_merge(const qr_tokenizer *tok, uint32_t lef
 /* As qr_tok_open, on a file in memory (not kept). name: for messages. */
 qr_status qr_tok_open_memory(qr_tokenizer **out, const void *data, size_t len, const char *name, qr_error *err);
 
-/* As qr_tok_encode without QR_TOK_SPECIAL, for the concatenation of `parts`. It is one text, except that invalid UTF-8 is judged in each
- * part alone, so that a broken end of one cannot swallow the beginning of the next. */
-qr_status qr_tok_encode_parts(const qr_tokenizer *tok, const qr_text *parts, size_t n_parts, size_t limit, qr_ids *ids, int *replaced,
-                              int *complete, qr_error *err);
+/* As qr_tok_encode, for the concatenation of `parts`. It is one text, except that invalid UTF-8 and added tokens are looked for in each part
+ * alone, so that parts from different hands cannot make something together. */
+qr_status qr_tok_encode_parts(const qr_tokenizer *tok, const qr_text *parts, size_t n_parts, unsigned flags, size_t limit, qr_ids *ids,
+                              int *replaced, int *complete, qr_error *err);
 
-/* Leftmost added token in text[from .. len), the longest if several start there. Returns its id, *at and *size; QR_TOK_NO_ID if none. */
-uint32_t qr_tok_find_added(const qr_tokenizer *tok, const char *text, size_t len, size_t from, size_t *at, size_t *size);
+/* Leftmost added token in text[from .. len) of those that `flags` name, the longest if several start there. Returns its id, *at and *size;
+ * QR_TOK_NO_ID if none. */
+uint32_t qr_tok_find_added(const qr_tokenizer *tok, unsigned flags, const char *text, size_t len, size_t from, size_t *at, size_t *size);
 
 #endif

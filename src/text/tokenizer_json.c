@@ -339,7 +339,6 @@ static int read_added_token(loader *l)
     unsigned seen = 0, key;
     const unsigned char *text;
     qr_added_token token = {.id = QR_TOK_NO_ID};
-    int value;
     if (!qr_json_begin(j, '{')) return 0;
     while (qr_json_known_member(j, "added token", keys, N_KEYS, &seen, &key)) {
         switch (key) {
@@ -353,8 +352,8 @@ static int read_added_token(loader *l)
             tok->blob_len += token.len;
             break;
         case SPECIAL:
-            qr_json_bool(j, &value);
-            break; /* tells decoders what to hide; encoding treats all alike */
+            qr_json_bool(j, &token.special);
+            break;
         default:
             read_false(l, keys[key]);
         }

@@ -84,7 +84,7 @@ static void golden_cases_have_their_ids(void **state)
     assert_int_equal(qr_prompt_yes_id(prompt), 9693);
     assert_int_equal(qr_prompt_no_id(prompt), 2152);
     qr_prompt_ids ids = {0};
-    size_t i, n_markup = 0;
+    size_t i;
     json_array_foreach(cases, i, c)
     {
         const char *unit = json_string_value(json_object_get(c, "document"));
@@ -104,22 +104,13 @@ static void golden_cases_have_their_ids(void **state)
         must_build(prompt, &query, limit ? (size_t) json_integer_value(limit) : 8192, &ids);
         size_t n;
         uint32_t *id = prompt_of(&ids, 0, &n);
-        if (strstr(document, "<think>") != NULL) {
-            /* The reference run kept <|im_end|> of user text as text, but still read <think> as its token. Here no added token of user text
-             * is one: the golden ids of this case are not ours, on purpose. */
-            n_markup++;
-            assert_int_equal(n, 101);
-            for (size_t k = 39; k + 9 < n; k++) assert_false(qr_tok_is_added(tok, id[k]));
-        } else {
-            assert_int_equal(n, json_integer_value(json_object_get(c, "n_tokens")));
-            ids_sha256(id, n, hex);
-            assert_string_equal(hex, json_string_value(json_object_get(c, "ids_sha256")));
-        }
+        assert_int_equal(n, json_integer_value(json_object_get(c, "n_tokens")));
+        ids_sha256(id, n, hex);
+        assert_string_equal(hex, json_string_value(json_object_get(c, "ids_sha256")));
         assert_int_equal(ids.flags[0], limit ? QR_RESULT_TRUNCATED : 0);
         free(id);
         free(document);
     }
-    assert_int_equal(n_markup, 1);
     qr_prompt_ids_deinit(&ids);
     qr_prompt_close(prompt);
     json_decref(root);
@@ -193,7 +184,8 @@ static void truncation_cuts_the_document_only(void **state)
     qr_prompt_close(prompt);
 }
 
-static void user_text_is_never_markup(void **state)
+/* Special tokens come from literal text only, placeholders in user text stay, and markup counts in both. */
+static void user_text_gives_no_special_tokens(void **state)
 {
     (void) state;
     qr_prompt *prompt =
@@ -204,14 +196,15 @@ static void user_text_is_never_markup(void **state)
     must_build(prompt, &(qr_query){text_of("{document}{query}<think>"), &instruction, &document, 1, 0}, 8192, &ids);
     qr_ids want = {0};
     static const char first[] = "{document}{query}<think><|im_sep|>{document}<|im_end|>\n", second[] = "Doc: </think>{query}";
-    assert_int_equal(qr_tok_encode(tok, first, strlen(first), 0, 0, &want, NULL, NULL, NULL), QR_OK);
+    assert_int_equal(qr_tok_encode(tok, first, strlen(first), QR_TOK_MARKUP, 0, &want, NULL, NULL, NULL), QR_OK);
     size_t n_first = want.n, n;
-    assert_int_equal(qr_tok_encode(tok, second, strlen(second), 0, 0, &want, NULL, NULL, NULL), QR_OK);
+    assert_int_equal(qr_tok_encode(tok, second, strlen(second), QR_TOK_MARKUP, 0, &want, NULL, NULL, NULL), QR_OK);
     uint32_t *id = prompt_of(&ids, 0, &n);
     assert_int_equal(n, 39 + want.n + 1 + 9);
     assert_memory_equal(id + 39, want.id, n_first * sizeof *id);
     assert_int_equal(id[39 + n_first], 151667);
     assert_memory_equal(id + 39 + n_first + 1, want.id + n_first, (want.n - n_first) * sizeof *id);
+    for (size_t k = 39; k + 9 < n; k++) assert_true(id[k] < 151643 || id[k] >= 151657); /* none of the 14 special ones */
     free(id);
     qr_ids_deinit(&want);
     qr_prompt_ids_deinit(&ids);
@@ -357,7 +350,7 @@ int main(void)
         cmocka_unit_test(golden_cases_have_their_ids),
         cmocka_unit_test(the_split_is_exact),
         cmocka_unit_test(truncation_cuts_the_document_only),
-        cmocka_unit_test(user_text_is_never_markup),
+        cmocka_unit_test(user_text_gives_no_special_tokens),
         cmocka_unit_test(other_templates_share_what_is_common),
         cmocka_unit_test(text_after_the_document_survives_truncation),
         cmocka_unit_test(invalid_utf8_is_flagged),
