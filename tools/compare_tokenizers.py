@@ -5,9 +5,9 @@
     xz -dkc tests/golden/tokenizer.json.xz > /tmp/tokenizer.json
     python3 tools/compare_tokenizers.py /tmp/tokenizer.json [--strings 200000] [--seed 1] [--write-sample tests/golden/tokenizer_vectors.json]
 
-Builds src/text and src/base into a shared object of its own and calls it through ctypes. Four comparisons:
-every code point in contexts that show its class and its part in NFC; random strings over all classes, plain text (the reference without added
-tokens) and with added tokens; long single runs. --write-sample keeps a part of the random strings as the fixture of tests/unit/test_tokenizer.c.
+Builds src/text and src/base into a shared object of its own and calls it through ctypes. What is compared:
+every code point in contexts that show its class and its part in NFC; random strings over all classes, as plain text (the reference without added
+tokens), with the added tokens that are not special (its encode_special_tokens), and with all of them; long single runs. --write-sample keeps a part of the random strings as the fixture of tests/unit/test_tokenizer.c.
 """
 import argparse
 import ctypes
@@ -23,6 +23,9 @@ import time
 from tokenizers import Tokenizer
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+PLAIN, MARKUP, SPECIAL = 0, 1, 2  # QR_TOK_*
 
 
 class Ids(ctypes.Structure):
@@ -49,10 +52,10 @@ class Ours:
         print(f"opened in {1e3 * (time.perf_counter() - begin):.0f} ms")
         self.lib.qr_tok_encode.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint, ctypes.c_size_t] + [ctypes.c_void_p] * 4
 
-    def encode(self, text, special=False):
+    def encode(self, text, flags=0):
         data = text.encode()
         self.ids.n = 0
-        if self.lib.qr_tok_encode(self.tok, data, len(data), int(special), 0, ctypes.addressof(self.ids), None, None, ctypes.addressof(self.err)):
+        if self.lib.qr_tok_encode(self.tok, data, len(data), flags, 0, ctypes.addressof(self.ids), None, None, ctypes.addressof(self.err)):
             raise SystemExit(self.err.msg.decode())
         return self.ids.id[: self.ids.n]
 
@@ -107,30 +110,35 @@ def main():
     with open(args.tokenizer, encoding="utf-8") as f:
         parsed = json.load(f)
     added = [t["content"] for t in parsed["added_tokens"]]
-    full = Tokenizer.from_file(args.tokenizer)
-    plain = Tokenizer.from_str(json.dumps({**parsed, "added_tokens": []}))
+    markup = Tokenizer.from_file(args.tokenizer)
+    markup.encode_special_tokens = True
+    references = {
+        PLAIN: Tokenizer.from_str(json.dumps({**parsed, "added_tokens": []})),
+        MARKUP: markup,
+        SPECIAL: Tokenizer.from_file(args.tokenizer),
+    }
     ours, report = Ours(args.tokenizer), Report()
 
-    def compare(texts, special=False):
-        reference = full if special else plain
+    def compare(texts, flags=PLAIN):
         batch = []
         for text in texts:
             batch.append(text)
             if len(batch) == 2000:
-                yield from pairs(batch, reference, special)
+                yield from pairs(batch, flags)
                 batch = []
-        yield from pairs(batch, reference, special)
+        yield from pairs(batch, flags)
 
-    def pairs(batch, reference, special):
-        for text, want in zip(batch, reference.encode_batch(batch, add_special_tokens=False)):
-            yield text, ours.encode(text, special), want.ids
+    def pairs(batch, flags):
+        for text, want in zip(batch, references[flags].encode_batch(batch, add_special_tokens=False)):
+            yield text, ours.encode(text, flags), want.ids
 
     points = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
     # All contexts of one code point in a string, apart enough not to meet.
     report.run("every code point", compare(f"a{x}b 1 {x}{x} x\n a\u0345{x}\u0334\u0301 z {x}\u0300\u0327\n'{x}" for x in points))
     rng = random.Random(args.seed)
     report.run("random, plain", compare(random_strings(rng, args.strings, added)))
-    report.run("random, added tokens", compare(random_strings(rng, args.strings, added), special=True))
+    report.run("random, markup", compare(random_strings(rng, args.strings, added), MARKUP))
+    report.run("random, all added tokens", compare(random_strings(rng, args.strings, added), SPECIAL))
     long = ["a" * 20000, " " * 20000, "\n" * 5000, "1" * 5000, "\U0001F600" * 5000, "a\u0301\u0327" * 5000, "e" + "\u0301\u0327" * 40, " \n" * 5000,
             "北京" * 5000, "".join(rng.choices("abcdefgh", k=50000)), "".join(rng.choices("的一是不了人我在有他", k=20000)), "!" * 9999 + "\n" * 77,
             "word " * 30000, "\u0e01\u0e34" * 9000]
@@ -138,9 +146,9 @@ def main():
 
     if args.write_sample:
         rng = random.Random(args.seed + 1)
-        texts = list(random_strings(rng, 1700, added))
-        sample = [[t, p.ids, [] if p.ids == f.ids else f.ids] for t, p, f in
-                  zip(texts, plain.encode_batch(texts, add_special_tokens=False), full.encode_batch(texts, add_special_tokens=False))]
+        texts = list(random_strings(rng, 1600, added))
+        plain, *others = ([e.ids for e in references[k].encode_batch(texts, add_special_tokens=False)] for k in (PLAIN, SPECIAL, MARKUP))
+        sample = [[t, p, *([] if o == p else o for o in rest)] for t, p, *rest in zip(texts, plain, *others)]
         with open(args.write_sample, "w", encoding="ascii") as f:
             f.write("[\n" + ",\n".join(json.dumps(s, separators=(",", ":")) for s in sample) + "\n]\n")
     return 1 if report.failed else 0
