@@ -114,7 +114,7 @@ static qr_status store_results(const job *j, const batch_room *room, size_t n_se
         r->yes = l.yes;
         r->no = l.no;
         r->margin = l.yes - l.no;
-        r->score = sigmoid((double) l.yes - (double) l.no);
+        r->score = sigmoid((double) r->margin);
         r->flags |= QR_RESULT_DONE;
     }
     return QR_OK;
