@@ -20,22 +20,23 @@ typedef struct facts {
     size_t vocab; /* of the tokenizer */
     uint32_t yes_id, no_id;
     int canonical;
-    uint64_t packed_16, packed_32, touched, activations; /* bytes */
+    uint64_t bytes_bf16, bytes_f32; /* estimates of memory in use, without cached prefixes */
 } facts;
 
-/* Rough on purpose: packed matrices at 2 or 4 bytes per weight, the embedding rows that a working set of text touches, and the
- * activations of one batch of the default 2048 tokens in f32 (residual, q, k, v, attention output, gate and up). */
+/* Rough on purpose: packed matrices at 2 bytes per weight (4 only for f32 files computed in f32: there 16-bit weights stay 16-bit), the
+ * embedding rows that a working set of text touches, residual, K and V of the default 2048 tokens, and the activations of 512. */
 static void estimate(facts *f)
 {
     const qr_config *c = &f->model.config;
-    enum { BATCH_TOKENS = 2048, TOUCHED_ROWS = 20000 };
+    enum { BATCH_TOKENS = 2048, CHUNK_TOKENS = 512, TOUCHED_ROWS = 20000 };
     size_t table = f->model.embed->n_elements * (f->model.head == f->model.embed ? 1 : 2);
     size_t rows = c->vocab < TOUCHED_ROWS ? c->vocab : TOUCHED_ROWS;
     uint64_t weights = f->model.n_parameters > table ? f->model.n_parameters - table : 0;
-    f->packed_16 = weights * 2;
-    f->packed_32 = weights * 4;
-    f->touched = (uint64_t) rows * c->hidden * qr_tensor_type_size(f->model.embed->type);
-    f->activations = (uint64_t) BATCH_TOKENS * 4 * (2 * c->hidden + (2 * c->n_heads + 2 * c->n_kv_heads) * c->head_dim + 2 * c->inter);
+    uint64_t others = (uint64_t) rows * c->hidden * qr_tensor_type_size(f->model.embed->type) +
+                      (uint64_t) BATCH_TOKENS * 4 * (c->hidden + 2 * c->n_kv_heads * c->head_dim) +
+                      (uint64_t) CHUNK_TOKENS * 4 * (c->hidden + 2 * c->n_heads * c->head_dim + c->inter);
+    f->bytes_bf16 = 2 * weights + others;
+    f->bytes_f32 = (f->model.layers[0].q_proj->type == QR_T_F32 ? 4 : 2) * weights + others;
 }
 
 /* Layer of "model.layers.12.mlp.up_proj.weight", or -1. */
@@ -122,9 +123,8 @@ static void print_text(const cli_args *args, const facts *f)
     printf("head         %s\n", f->model.head == f->model.embed ? "tied to the embedding" : "its own");
     printf("prompt       %s\n", f->canonical ? "canonical" : "not the canonical prefix and suffix ids");
     printf("parameters   %zu, stored in %s\n", f->model.n_parameters, cli_bytes(a, sizeof a, f->model.weight_bytes));
-    printf("memory       about %s with 16-bit weights, about %s in f32\n",
-           cli_bytes(a, sizeof a, f->packed_16 + f->touched + f->activations),
-           cli_bytes(b, sizeof b, f->packed_32 + f->touched + f->activations));
+    printf("memory       about %s in bf16, %s in f32; cached prefixes come on top\n", cli_bytes(a, sizeof a, f->bytes_bf16),
+           cli_bytes(b, sizeof b, f->bytes_f32));
     printf("tensors      %zu\n", f->model.ckpt.n_tensors);
     if (args->tensors) print_tensors(&f->model.ckpt);
     else print_layers(f);
@@ -168,8 +168,8 @@ static void print_json(const cli_args *args, const facts *f)
     cli_json_bool(&json, "canonical_prompt", f->canonical);
     cli_json_close(&json, '}');
     cli_json_open(&json, "memory_estimate", '{');
-    cli_json_int(&json, "bytes_16_bit_weights", f->packed_16 + f->touched + f->activations);
-    cli_json_int(&json, "bytes_f32", f->packed_32 + f->touched + f->activations);
+    cli_json_int(&json, "bytes_bf16", f->bytes_bf16);
+    cli_json_int(&json, "bytes_f32", f->bytes_f32);
     cli_json_close(&json, '}');
     if (args->tensors) {
         cli_json_open(&json, "tensors", '[');
