@@ -5,8 +5,7 @@ import struct
 
 import pytest
 
-from conftest import BUILD
-from support import DATA, score
+from support import BUILD, DATA, score
 
 SHAPE = ["custom", "3", "--hidden", "48", "--layers", "2", "--heads", "4", "--kv-heads", "2", "--head-dim", "16", "--inter", "72"]
 PAIRS = [
