@@ -26,17 +26,17 @@ extern "C" {
 #endif
 
 /* name, HTTP status that a service answers with, text */
-#define QR_STATUS_MAP(X)                                                                                                               \
-    X(OK, 200, "ok")                                                                                                                   \
-    X(E_ARG, 400, "bad argument")             /* the caller broke this header's contract, or an option has a bad value */              \
-    X(E_INPUT, 400, "bad input")              /* a query or document cannot be scored as given */                                      \
-    X(E_TOO_LONG, 400, "input too long")      /* the query does not fit the token budget */                                            \
-    X(E_NOT_FOUND, 404, "not found")          /* no such model, file or backend */                                                     \
-    X(E_IO, 500, "input/output error")        /* a file exists but cannot be read */                                                   \
-    X(E_FORMAT, 500, "malformed file")        /* a model or tokenizer file is broken */                                                \
-    X(E_UNSUPPORTED, 501, "not supported")    /* well formed, but of a kind that this program does not run */                          \
-    X(E_MEMORY, 500, "out of memory")                                                                                                  \
-    X(E_BACKEND, 500, "backend failure")      /* the compute library failed or gave a result that is not a number */                   \
+#define QR_STATUS_MAP(X)                                                                                                                   \
+    X(OK, 200, "ok")                                                                                                                       \
+    X(E_ARG, 400, "bad argument")          /* the caller broke this header's contract, or an option has a bad value */                     \
+    X(E_INPUT, 400, "bad input")           /* a query or document cannot be scored as given */                                             \
+    X(E_TOO_LONG, 400, "input too long")   /* the query does not fit the token budget */                                                   \
+    X(E_NOT_FOUND, 404, "not found")       /* no such model, file or backend */                                                            \
+    X(E_IO, 500, "input/output error")     /* a file exists but cannot be read */                                                          \
+    X(E_FORMAT, 500, "malformed file")     /* a model or tokenizer file is broken */                                                       \
+    X(E_UNSUPPORTED, 501, "not supported") /* well formed, but of a kind that this program does not run */                                 \
+    X(E_MEMORY, 500, "out of memory")                                                                                                      \
+    X(E_BACKEND, 500, "backend failure") /* the compute library failed or gave a result that is not a number */                            \
     X(E_CANCELLED, 499, "cancelled")
 
 typedef enum qr_status {
@@ -71,21 +71,21 @@ typedef void (*qr_log_fn)(void *arg, qr_log_level level, const char *message);
 #define QR_SIZE_NONE ((size_t) -1) /* "none at all", where 0 would mean the default */
 
 typedef struct qr_options {
-    const char *model;          /* required: folder with config.json, tokenizer.json and model.safetensors (or its shards and index) */
-    const char *backend;        /* NULL or "auto": the best one present; else its name, for example "cpu" */
+    const char *model;   /* required: folder with config.json, tokenizer.json and model.safetensors (or its shards and index) */
+    const char *backend; /* NULL or "auto": the best one present; else its name, for example "cpu" */
     qr_dtype dtype;
-    int threads;                /* 0: the physical cores that this process may use */
-    size_t max_length;          /* longest prompt in tokens, template included; 0: 8192, or the model's own limit if lower */
-    size_t max_batch_tokens;    /* tokens computed together; 0: 2048. A longer prompt still works. Changes memory and speed, not scores */
-    size_t prefix_cache_bytes;  /* bound of the cache of computed query prefixes; 0: 256 MiB; QR_SIZE_NONE: only the latest query's */
-    const char *instruction;    /* default instruction; NULL: the model card's web-search instruction; "" is used as it is */
+    int threads;               /* 0: the physical cores that this process may use */
+    size_t max_length;         /* longest prompt in tokens, template included; 0: 8192, or the model's own limit if lower */
+    size_t max_batch_tokens;   /* tokens computed together; 0: 2048. A longer prompt still works. Changes memory and speed, not scores */
+    size_t prefix_cache_bytes; /* bound of the cache of computed query prefixes; 0: 256 MiB; QR_SIZE_NONE: only the latest query's */
+    const char *instruction;   /* default instruction; NULL: the model card's web-search instruction; "" is used as it is */
     /* Prompt of another model of this family. NULL: canonical. The body is query_template followed by document_template; {instruction},
      * {query} and {document} are replaced once and never inside user text. Special tokens are recognised in these four strings only. */
     const char *prefix, *suffix, *query_template, *document_template;
     const char *yes_token, *no_token; /* NULL: "yes" and "no"; each must be a single token */
-    qr_log_fn log;              /* NULL: silent */
+    qr_log_fn log;                    /* NULL: silent */
     void *log_arg;
-    int warm_up;                /* 1: run a tiny batch while opening, so that the first call is as fast as the next */
+    int warm_up; /* 1: run a tiny batch while opening, so that the first call is as fast as the next */
 } qr_options;
 
 typedef struct qr_engine qr_engine;
@@ -115,12 +115,12 @@ enum {
 };
 
 typedef struct qr_result {
-    double score;         /* P(yes) = sigmoid(margin), in [0, 1] */
-    float margin;         /* logit(yes) - logit(no) */
-    float yes, no;        /* the two logits; a backend that knows only their difference gives yes = margin, no = 0 */
-    uint32_t n_tokens;    /* tokens of the whole prompt as scored */
-    uint32_t n_shared;    /* of these, tokens that all documents of the query have in common and that are computed once */
-    uint32_t flags;       /* QR_RESULT_* */
+    double score;                 /* P(yes) = sigmoid(margin), in [0, 1] */
+    float margin;                 /* logit(yes) - logit(no) */
+    float yes, no;                /* the two logits; a backend that knows only their difference gives yes = margin, no = 0 */
+    uint32_t n_tokens;            /* tokens of the whole prompt as scored */
+    uint32_t n_shared;            /* of these, tokens that all documents of the query have in common and that are computed once */
+    uint32_t flags;               /* QR_RESULT_* */
     unsigned char ids_sha256[32]; /* SHA-256 of the prompt's token ids as ASCII decimals joined by commas; zero unless asked for */
 } qr_result;
 
@@ -153,17 +153,17 @@ QR_API qr_status qr_tokenize(qr_engine *engine, qr_text text, int parse_special,
 
 /* Facts about an open engine. Strings are borrowed until the engine is closed. */
 typedef struct qr_info {
-    const char *backend;      /* "cpu" */
-    const char *device;       /* for example "AMD EPYC, avx512_bf16, 2 threads" */
-    const char *dtype;        /* "f32" or "bf16" */
-    const char *model;        /* the folder as given */
-    size_t max_length;        /* effective */
+    const char *backend; /* "cpu" */
+    const char *device;  /* for example "AMD EPYC, avx512_bf16, 2 threads" */
+    const char *dtype;   /* "f32" or "bf16" */
+    const char *model;   /* the folder as given */
+    size_t max_length;   /* effective */
     size_t max_batch_tokens;
     size_t n_parameters;
-    size_t weight_bytes;      /* as stored in the files */
-    size_t memory_bytes;      /* planned by the backend: packed weights, activations, caches when full */
+    size_t weight_bytes; /* as stored in the files */
+    size_t memory_bytes; /* planned by the backend: packed weights, activations, caches when full */
     uint32_t yes_id, no_id;
-    int canonical_prompt;     /* 1 if the template in force gives the canonical prefix and suffix ids */
+    int canonical_prompt; /* 1 if the template in force gives the canonical prefix and suffix ids */
     double load_seconds;
 } qr_info;
 QR_API void qr_engine_info(const qr_engine *engine, qr_info *out);
@@ -174,7 +174,7 @@ typedef struct qr_stats {
     uint64_t prompt_tokens;   /* as if every prompt were computed whole */
     uint64_t computed_tokens; /* really computed: shared prefixes once, cached ones not at all */
     uint64_t prefix_hits, prefix_misses;
-    double compute_seconds;   /* wall time inside the backend */
+    double compute_seconds; /* wall time inside the backend */
 } qr_stats;
 QR_API void qr_engine_stats(qr_engine *engine, qr_stats *out);
 

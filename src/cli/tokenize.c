@@ -85,7 +85,8 @@ static int run(const cli_args *args)
         status = cli_read_all(STDIN_FILENO, "standard input", MAX_STDIN_BYTES, &block, &len, &err);
         text = block;
     }
-    if (status == QR_OK) status = qr_tok_encode(tok, text, len, args->special ? QR_TOK_SPECIAL : QR_TOK_MARKUP, 0, &ids, &replaced, NULL, &err);
+    if (status == QR_OK)
+        status = qr_tok_encode(tok, text, len, args->special ? QR_TOK_SPECIAL : QR_TOK_MARKUP, 0, &ids, &replaced, NULL, &err);
     if (status != QR_OK) {
         cli_error(args, "%s", err.msg);
         code = status == QR_E_MEMORY ? CLI_FAILURE : CLI_BAD_INPUT;

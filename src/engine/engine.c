@@ -482,7 +482,8 @@ qr_status qr_tokenize(qr_engine *e, qr_text text, int parse_special, uint32_t *i
     if (e == NULL || n_ids == NULL || (text.data == NULL && text.len > 0) || (ids == NULL && capacity > 0))
         return qr_fail(err, QR_E_ARG, "qr_tokenize: an argument is NULL");
     qr_ids list = {0};
-    qr_status status = qr_tok_encode(e->tokenizer, text.data, text.len, parse_special ? QR_TOK_SPECIAL : QR_TOK_MARKUP, 0, &list, NULL, NULL, err);
+    qr_status status =
+        qr_tok_encode(e->tokenizer, text.data, text.len, parse_special ? QR_TOK_SPECIAL : QR_TOK_MARKUP, 0, &list, NULL, NULL, err);
     if (status == QR_OK) {
         *n_ids = list.n;
         size_t n = list.n < capacity ? list.n : capacity;
