@@ -55,6 +55,9 @@ demo: build ## ranks some text found on this machine with a generated model
 data: build
 	@scripts/testdata.sh $(BUILD)/make_checkpoint build/testdata
 
+# Tests use more threads than there are cores, on purpose, and under emulation: waiting threads must not spin.
+test-unit test-python test-arm64: export OMP_WAIT_POLICY := passive
+
 test: test-unit test-python ## all core tests: C unit tests, then the program and the library from outside
 
 test-unit: data
