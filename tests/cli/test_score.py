@@ -26,7 +26,7 @@ def golden(name):
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize("name", ["micro-1", "untied-1", "small-1"])
+@pytest.mark.parametrize("name", ["micro-1", "untied-1", "small-1", "odd-7"])
 def test_f32_agrees_with_the_reference(name):
     cases, lines = golden(name)
     results = score(lines, "--model", DATA / name, "--dtype", "f32", "--logits")
@@ -40,7 +40,7 @@ def test_f32_agrees_with_the_reference(name):
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize("name", ["micro-1", "untied-1", "small-1"])
+@pytest.mark.parametrize("name", ["micro-1", "untied-1", "small-1", "odd-7"])
 def test_bf16_is_no_further_from_f32_than_the_reference_in_bf16(name):
     cases, lines = golden(name)
     results = score(lines, "--model", DATA / name, "--dtype", "bf16")
