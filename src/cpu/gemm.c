@@ -4,6 +4,7 @@
 #include "base/mem.h"
 #include "cpu/features.h"
 #include "cpu/kernels.h"
+#include "cpu/tensor_f32.h"
 
 #include <omp.h>
 #include <stdatomic.h>
@@ -172,23 +173,12 @@ static qr_status reserve_widened(qr_gemm_lib *lib, size_t elements, qr_error *er
     return QR_OK;
 }
 
-/* Copies row `row` of the tensors, laid end to end, to f32. Tensor data has no alignment promise. */
-static void load_row(const qr_gemm_lib *lib, float *to, const qr_gemm_source *source, size_t row, size_t k)
+/* Row `row` of the tensors, laid end to end, as f32. */
+static void load_row(float *to, const qr_gemm_source *source, size_t row, size_t k)
 {
     size_t i = 0;
     while (row >= source->tensors[i]->dims[0]) row -= source->tensors[i++]->dims[0];
-    const qr_tensor *t = source->tensors[i];
-    const unsigned char *from = t->data + row * k * qr_tensor_type_size(t->type);
-    uint16_t part[256];
-    if (t->type == QR_T_F32) {
-        memcpy(to, from, k * sizeof *to);
-        return;
-    }
-    for (size_t j = 0; j < k; j += 256) {
-        size_t n = k - j < 256 ? k - j : 256;
-        memcpy(part, from + 2 * j, 2 * n);
-        (t->type == QR_T_BF16 ? lib->kernels->widen_bf16 : lib->kernels->widen_f16)(to + j, part, n);
-    }
+    qr_tensor_f32(to, source->tensors[i], row * k, k);
 }
 
 /* Reverses widen_f16: every value came from an f16, so that no rounding is needed, only the right bits. */
@@ -209,7 +199,7 @@ static int pack_block(qr_gemm *gemm, qr_gemm_lib *lib, int thread, size_t block,
     for (size_t i = 0; i < nb; i++) {
         size_t row = source->row(source->arg, block, i);
         if (row == QR_SIZE_NONE) memset(rows + i * k, 0, k * sizeof *rows);
-        else load_row(lib, rows + i * k, source, row, k);
+        else load_row(rows + i * k, source, row, k);
     }
     if (lib->bf16) {
         uint16_t *narrow = (uint16_t *) packed; /* as large as `rows`: room enough */

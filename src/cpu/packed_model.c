@@ -4,6 +4,7 @@
 
 #include "base/mem.h"
 #include "cpu/kernels.h"
+#include "cpu/tensor_f32.h"
 
 #include <math.h>
 #include <string.h>
@@ -12,27 +13,10 @@ enum { BLOCK_OUTPUTS = 128 }; /* outputs per packed block: 64 x 128 f32 of resul
 
 static size_t round_up(size_t x, size_t to) { return (x + to - 1) / to * to; }
 
-/* Elements [first, first + n) of a tensor as f32. */
-static void load(float *to, const qr_tensor *t, size_t first, size_t n)
-{
-    const qr_kernels *k = qr_kernels_get();
-    const unsigned char *from = t->data + first * qr_tensor_type_size(t->type);
-    uint16_t part[256];
-    if (t->type == QR_T_F32) {
-        memcpy(to, from, n * sizeof *to);
-        return;
-    }
-    for (size_t i = 0; i < n; i += 256) {
-        size_t m = n - i < 256 ? n - i : 256;
-        memcpy(part, from + 2 * i, 2 * m); /* tensors are not aligned */
-        (t->type == QR_T_BF16 ? k->widen_bf16 : k->widen_f16)(to + i, part, m);
-    }
-}
-
 void qr_packed_model_embed(const qr_packed_model *packed, float *out, uint32_t id)
 {
     size_t hidden = packed->config->hidden;
-    load(out, packed->embed, (size_t) id * hidden, hidden);
+    qr_tensor_f32(out, packed->embed, (size_t) id * hidden, hidden);
 }
 
 /* Which rows of the source a block holds. */
@@ -87,7 +71,7 @@ static qr_status pack_layer(qr_packed_layer *to, qr_packed_model *packed, const 
 static float *take_norm(float **at, const qr_tensor *t)
 {
     float *to = *at;
-    load(to, t, 0, t->n_elements);
+    qr_tensor_f32(to, t, 0, t->n_elements);
     *at += t->n_elements;
     return to;
 }
@@ -146,8 +130,8 @@ qr_status qr_packed_model_open(qr_packed_model *packed, const qr_model *model, q
         return status;
     }
     packed->norm = take_norm(&norms, model->norm);
-    load(packed->head, model->head, (size_t) yes_id * c->hidden, c->hidden);
-    load(packed->head + c->hidden, model->head, (size_t) no_id * c->hidden, c->hidden);
+    qr_tensor_f32(packed->head, model->head, (size_t) yes_id * c->hidden, c->hidden);
+    qr_tensor_f32(packed->head + c->hidden, model->head, (size_t) no_id * c->hidden, c->hidden);
     fill_rope(packed);
     return QR_OK;
 }

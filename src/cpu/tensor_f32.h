@@ -1,0 +1,10 @@
+/* Stored tensors as f32. */
+#ifndef QR_CPU_TENSOR_F32_H
+#define QR_CPU_TENSOR_F32_H
+
+#include "model/safetensors.h"
+
+/* to [n] = elements [first, first + n) of an F32, F16 or BF16 tensor, exact. */
+void qr_tensor_f32(float *to, const qr_tensor *tensor, size_t first, size_t n);
+
+#endif
