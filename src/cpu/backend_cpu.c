@@ -56,6 +56,8 @@ static qr_status cpu_open(qr_backend **out, const qr_backend_cfg *cfg, qr_error 
     /* Asked for bf16 on a processor that cannot multiply it: f32 arithmetic on the same weights is both faster and more exact there. */
     int bf16 = want_bf16 && cpu->native_bf16;
     b->dtype = bf16 ? "bf16" : "f32";
+    if (want_bf16 && !bf16 && cfg->log != NULL)
+        cfg->log(cfg->log_arg, QR_LOG_WARN, "cpu: no native bf16 on this processor, computing in f32 (16-bit weights stay 16-bit)");
     b->max_seqs = max_tokens;
     b->seqs = qr_calloc(b->max_seqs, sizeof *b->seqs);
     b->filling = qr_calloc(b->max_seqs, sizeof(qr_prefix_kv *));
