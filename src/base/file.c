@@ -46,7 +46,7 @@ qr_status qr_file_open(qr_file *file, const char *path, qr_error *err)
     if (st.st_size > 0) {
         void *p = mmap(NULL, (size_t) st.st_size, PROT_READ, MAP_SHARED, fd, 0);
         if (p == MAP_FAILED) status = fail_errno(err, path, "map");
-        else *file = (qr_file){p, (size_t) st.st_size};
+        else *file = (qr_file){.data = p, .size = (size_t) st.st_size};
     }
     close(fd);
     return status;
@@ -54,7 +54,7 @@ qr_status qr_file_open(qr_file *file, const char *path, qr_error *err)
 
 void qr_file_close(qr_file *file)
 {
-    if (file->data != NULL) munmap((void *) (uintptr_t) file->data, file->size);
+    if (file->data != NULL && !file->borrowed) munmap((void *) (uintptr_t) file->data, file->size);
     *file = (qr_file){0};
 }
 
@@ -63,7 +63,7 @@ void qr_file_release(const qr_file *file, size_t offset, size_t size)
     size_t page = (size_t) sysconf(_SC_PAGESIZE);
     size_t begin = (offset + page - 1) / page * page; /* only whole pages inside the range: neighbours may be in use */
     size_t end = (offset + size) / page * page;
-    if (file->data != NULL && begin < end && end <= file->size)
+    if (file->data != NULL && !file->borrowed && begin < end && end <= file->size)
         madvise((void *) (uintptr_t) (file->data + begin), end - begin, MADV_DONTNEED);
 }
 

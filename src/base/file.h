@@ -7,6 +7,7 @@
 typedef struct qr_file {
     const unsigned char *data; /* mapped read-only; NULL if the file is empty */
     size_t size;               /* bytes */
+    int borrowed;              /* 1: memory that lives longer than any user of it (part of the program itself); never unmapped */
 } qr_file;
 
 /* Maps a regular file. E_NOT_FOUND, E_IO (with the system's reason). Close with qr_file_close. */

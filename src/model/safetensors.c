@@ -157,15 +157,14 @@ static qr_status check_header(const qr_file *file, const char *path, size_t *hea
     return QR_OK;
 }
 
-/* Maps the file of shard `index` and appends its tensors, in order of their data. */
+/* Appends the tensors of shard `index`, whose file is open, in order of their data. */
 static qr_status read_shard(qr_checkpoint *ckpt, size_t index, size_t *capacity, qr_error *err)
 {
     struct qr_shard *shard = &ckpt->shards[index];
     size_t header_bytes = 0, names_bytes = 0, first = ckpt->n_tensors;
     json_t *root = NULL, *entry;
     const char *name;
-    qr_status status = qr_file_open(&shard->file, shard->path, err);
-    if (status == QR_OK) status = check_header(&shard->file, shard->path, &header_bytes, err);
+    qr_status status = check_header(&shard->file, shard->path, &header_bytes, err);
     if (status == QR_OK) status = qr_json_parse(&root, (const char *) shard->file.data + LENGTH_BYTES, header_bytes, shard->path, err);
     if (status != QR_OK) return status;
 
@@ -218,7 +217,8 @@ static qr_status read_shards(qr_checkpoint *ckpt, const char *dir, const char *c
         ckpt->n_shards = i + 1; /* what qr_checkpoint_close has to look at */
         ckpt->shards[i].path = qr_path_join(dir, names[i]);
         if (ckpt->shards[i].path == NULL) return qr_fail(err, QR_E_MEMORY, "%s: no memory for the path of %s", dir, names[i]);
-        qr_status status = read_shard(ckpt, i, &capacity, err);
+        qr_status status = qr_file_open(&ckpt->shards[i].file, ckpt->shards[i].path, err);
+        if (status == QR_OK) status = read_shard(ckpt, i, &capacity, err);
         if (status != QR_OK) return status;
     }
     qsort(ckpt->tensors, ckpt->n_tensors, sizeof *ckpt->tensors, by_name);
@@ -305,6 +305,24 @@ qr_status qr_checkpoint_open(qr_checkpoint *ckpt, const char *dir, qr_error *err
     qr_status status = qr_file_exists(index) ? read_index(ckpt, dir, index, err) : read_shards(ckpt, dir, &single, 1, err);
     qr_free(index);
     if (status != QR_OK) qr_checkpoint_close(ckpt);
+    return status;
+}
+
+qr_status qr_checkpoint_open_memory(qr_checkpoint *ckpt, const void *data, size_t size, const char *name, qr_error *err)
+{
+    size_t capacity = 0;
+    *ckpt = (qr_checkpoint){0};
+    qr_status status = QR_E_MEMORY;
+    ckpt->shards = qr_calloc(1, sizeof *ckpt->shards);
+    if (ckpt->shards != NULL) {
+        ckpt->n_shards = 1;
+        ckpt->shards[0].file = (qr_file){.data = data, .size = size, .borrowed = 1};
+        ckpt->shards[0].path = qr_strndup(name, strlen(name));
+    }
+    if (ckpt->shards == NULL || ckpt->shards[0].path == NULL) qr_fail(err, status, "%s: no memory for a checkpoint", name);
+    else status = read_shard(ckpt, 0, &capacity, err);
+    if (status == QR_OK) qsort(ckpt->tensors, ckpt->n_tensors, sizeof *ckpt->tensors, by_name);
+    else qr_checkpoint_close(ckpt);
     return status;
 }
 

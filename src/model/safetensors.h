@@ -38,6 +38,9 @@ typedef struct qr_tensor {
     const unsigned char *data; /* little-endian, n_elements * type size bytes; no alignment is promised */
     size_t n_bytes;
     int shard; /* index of the file that holds it */
+    /* For 8-bit matrices: [rows, 1] of F32, F16 or BF16, element [r, c] means data[r, c] * scales[r]. This module knows no names, so it is
+     * NULL until weights.c has found and checked it. */
+    const struct qr_tensor *scales;
 } qr_tensor;
 
 typedef struct qr_checkpoint {
@@ -53,6 +56,8 @@ typedef struct qr_checkpoint {
 
 /* Opens model.safetensors.index.json with its shards if it exists in `dir`, else model.safetensors. */
 qr_status qr_checkpoint_open(qr_checkpoint *ckpt, const char *dir, qr_error *err);
+/* One file in memory that outlives the checkpoint; `name` is only for messages. */
+qr_status qr_checkpoint_open_memory(qr_checkpoint *ckpt, const void *data, size_t size, const char *name, qr_error *err);
 void qr_checkpoint_close(qr_checkpoint *ckpt);
 /* By exact name; NULL if absent. */
 const qr_tensor *qr_checkpoint_find(const qr_checkpoint *ckpt, const char *name);

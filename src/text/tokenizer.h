@@ -22,6 +22,8 @@ void qr_ids_deinit(qr_ids *ids);
 /* path: a tokenizer.json. Everything in the file that would change ids and is not of the Qwen kind (another normaliser, pre-tokenizer
  * pattern, model type, byte fallback, ...) is refused with E_UNSUPPORTED; broken content with E_FORMAT. */
 qr_status qr_tok_open(qr_tokenizer **out, const char *path, qr_error *err);
+/* The same for a file in memory, which is not kept. name: for messages. */
+qr_status qr_tok_open_memory(qr_tokenizer **out, const void *data, size_t len, const char *name, qr_error *err);
 void qr_tok_close(qr_tokenizer *tok);
 
 enum {

@@ -68,9 +68,6 @@ static inline const qr_merge *qr_tok_merge(const qr_tokenizer *tok, uint32_t lef
     }
 }
 
-/* As qr_tok_open, on a file in memory (not kept). name: for messages. */
-qr_status qr_tok_open_memory(qr_tokenizer **out, const void *data, size_t len, const char *name, qr_error *err);
-
 /* As qr_tok_encode, for the concatenation of `parts`. It is one text, except that invalid UTF-8 and added tokens are looked for in each
  * part alone, so that parts from different hands cannot make something together. */
 qr_status qr_tok_encode_parts(const qr_tokenizer *tok, const qr_text *parts, size_t n_parts, unsigned flags, size_t limit, qr_ids *ids,
