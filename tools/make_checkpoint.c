@@ -8,8 +8,11 @@
  * Linear layer [out, in]: x * sqrt(3 / in). Embedding and lm_head: x * 0.5. Norms: 1 + 0.3 x. q_norm and k_norm: 1.5 * (1 + 0.3 x).
  * Rounded f64 -> f32 -> bf16 (or f16), each to nearest even.
  *
+ * --quant int8: each row of a matrix, rounded to f32, becomes q = round(x / s) with s = max|x| / 127 in f32, stored as I8, followed by the
+ * row scales s as NAME_scale [rows, 1]; vectors are f32. That is the compressed-tensors format "int-quantized".
+ *
  * Order in the file: embed_tokens, per layer q k v o q_norm k_norm gate up down input_layernorm post_attention_layernorm, norm, [lm_head].
- * Every element depends on its index alone, so threads fill and write separate pieces of a file in any order. Files appear under their
+ * Every element depends on its row alone, so threads fill and write separate pieces of a file in any order. Files appear under their
  * name only when they are complete. */
 #define _GNU_SOURCE
 #include "base/file.h"
@@ -34,6 +37,7 @@ static const char usage[] =
     "\n"
     "  --tokenizer PATH   copy this tokenizer.json; or, from this folder, tokenizer.json and, if present, tokenizer_config.json\n"
     "  --dtype TYPE       bf16 (default), f16 or f32\n"
+    "  --quant int8       matrices as 8-bit integers with a scale per row, vectors as f32\n"
     "  --shards N         N files and an index in place of one file\n"
     "  --hidden N --layers N --heads N --kv-heads N --head-dim N --inter N --vocab N --untied   for SHAPE custom\n";
 
@@ -53,18 +57,20 @@ static const shape shapes[] = {
 };
 enum { N_SHAPES = sizeof shapes / sizeof shapes[0] };
 
-typedef enum { BF16, F16, F32 } dtype;
+typedef enum { BF16, F16, F32, I8 } dtype;
 static const struct {
     const char *option, *tensor, *torch;
     size_t size;
-} dtypes[] = {{"bf16", "BF16", "bfloat16", 2}, {"f16", "F16", "float16", 2}, {"f32", "F32", "float32", 4}};
+} dtypes[] = {{"bf16", "BF16", "bfloat16", 2}, {"f16", "F16", "float16", 2}, {"f32", "F32", "float32", 4}, {"int8", "I8", "float32", 1}};
 
 typedef struct tensor {
     char name[64];
+    dtype dtype;
+    int scales;        /* the row scales of the matrix of this name and shape; stored as `name`_scale, [rows, 1] */
     size_t rows, cols; /* cols 0: a vector */
     double scale;      /* norm ? scale * (1 + 0.3 x) : scale * x */
     int norm;
-    size_t n_elements, n_bytes, offset; /* offset: among the data of its shard */
+    size_t n_stored, n_bytes, offset; /* n_stored: elements in the file; offset: among the data of its shard */
     int shard;
 } tensor;
 
@@ -86,12 +92,15 @@ static int complain(const char *what, const char *path)
 
 static void add(job *j, const char *prefix, const char *name, size_t rows, size_t cols, double scale, int norm)
 {
-    tensor *t = &j->tensors[j->n_tensors++];
-    *t = (tensor){.rows = rows, .cols = cols, .scale = scale, .norm = norm};
-    snprintf(t->name, sizeof t->name, "%s%s.weight", prefix, name);
-    t->n_elements = rows * (cols ? cols : 1);
-    t->n_bytes = t->n_elements * dtypes[j->dtype].size;
-    j->n_bytes += t->n_bytes;
+    for (int scales = 0; scales <= (j->dtype == I8 && cols > 0); scales++) {
+        tensor *t = &j->tensors[j->n_tensors++];
+        *t = (tensor){.rows = rows, .cols = cols, .scale = scale, .norm = norm, .scales = scales};
+        snprintf(t->name, sizeof t->name, "%s%s.weight", prefix, name);
+        t->dtype = j->dtype == I8 && (cols == 0 || scales) ? F32 : j->dtype;
+        t->n_stored = cols > 0 && !scales ? rows * cols : rows;
+        t->n_bytes = t->n_stored * dtypes[t->dtype].size;
+        j->n_bytes += t->n_bytes;
+    }
 }
 
 static void add_linear(job *j, const char *prefix, const char *name, size_t rows, size_t cols)
@@ -103,7 +112,7 @@ static int list_tensors(job *j)
 {
     const shape *s = &j->shape;
     size_t q = s->heads * s->head_dim, kv = s->kv_heads * s->head_dim;
-    j->tensors = qr_calloc(s->layers * 11 + 3, sizeof *j->tensors);
+    j->tensors = qr_calloc(2 * (s->layers * 11 + 3), sizeof *j->tensors);
     if (j->tensors == NULL) return complain("list tensors for", j->out);
     add(j, "model.", "embed_tokens", s->vocab, s->hidden, 0.5, 0);
     for (size_t i = 0; i < s->layers; i++) {
@@ -172,22 +181,36 @@ static uint16_t to_f16(float x)
     return (uint16_t) (sign | (magnitude + 0xFFF + (magnitude >> 13 & 1)) >> 13);
 }
 
-/* Elements [first, first + n) of a tensor. */
-static void fill(const job *j, const tensor *t, size_t first, size_t n, void *out)
+/* Elements [first, first + n) of a tensor, rounded to f32. */
+static void generate(const job *j, const tensor *t, size_t first, size_t n, float *out)
 {
     const uint64_t step = 0x9E3779B97F4A7C15, key = fnv1a64(t->name) ^ (j->seed * step);
-    uint16_t *half = out;
-    float *single = out;
     for (size_t i = 0; i < n; i++) {
         uint64_t z = key + (first + i + 1) * step;
         z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9;
         z = (z ^ z >> 27) * 0x94D049BB133111EB;
         z ^= z >> 31;
         double x = 2.0 * ((double) (int64_t) (z >> 40) / 0x1p24) - 1.0;
-        float value = (float) (t->norm ? t->scale * (1.0 + 0.3 * x) : x * t->scale);
-        if (j->dtype == BF16) half[i] = to_bf16(value);
-        else if (j->dtype == F16) half[i] = to_f16(value);
-        else single[i] = value;
+        out[i] = (float) (t->norm ? t->scale * (1.0 + 0.3 * x) : x * t->scale);
+    }
+}
+
+/* Stored elements of n rows of `width` generated values, as the tensor's type. */
+static void convert(const tensor *t, const float *values, size_t n, size_t width, unsigned char *out)
+{
+    for (size_t r = 0; r < n; r++) {
+        const float *row = values + r * width;
+        float largest = 0;
+        for (size_t c = 0; c < width; c++) largest = fmaxf(largest, fabsf(row[c]));
+        float scale = largest / 127;
+        if (t->scales) memcpy(out + r * sizeof scale, &scale, sizeof scale);
+        for (size_t c = 0; c < width && !t->scales; c++) {
+            size_t i = r * width + c;
+            uint16_t half = t->dtype == BF16 ? to_bf16(row[c]) : to_f16(row[c]);
+            if (t->dtype == I8) out[i] = (unsigned char) lrintf(row[c] / scale);
+            else if (t->dtype == F32) memcpy(out + 4 * i, &row[c], 4);
+            else memcpy(out + 2 * i, &half, 2);
+        }
     }
 }
 
@@ -211,20 +234,25 @@ static int write_data(const job *j, int shard, int fd, size_t base)
 #pragma omp parallel
     {
         int e = 0;
-        void *piece = qr_calloc(PIECE, dtypes[j->dtype].size);
+        float *values = qr_calloc(PIECE, sizeof *values);
+        unsigned char *piece = qr_calloc(PIECE, sizeof *values);
         for (size_t k = 0; k < j->n_tensors; k++) {
             const tensor *t = &j->tensors[k];
             if (t->shard != shard) continue;
-            size_t n_pieces = (t->n_elements + PIECE - 1) / PIECE;
+            /* Whole rows: a scale needs all of its row. PIECE is far above the longest. */
+            size_t width = t->cols > 0 ? t->cols : 1, step = PIECE / width, n_pieces = (t->rows + step - 1) / step;
+            size_t row_bytes = t->n_bytes / t->rows;
 #pragma omp for schedule(dynamic) nowait
             for (size_t p = 0; p < n_pieces; p++) {
-                size_t first = p * PIECE, n = t->n_elements - first < PIECE ? t->n_elements - first : PIECE;
-                if (piece == NULL) e = ENOMEM;
+                size_t first = p * step, n = t->rows - first < step ? t->rows - first : step;
+                if (values == NULL || piece == NULL) e = ENOMEM;
                 if (e != 0) continue;
-                fill(j, t, first, n, piece);
-                e = write_at(fd, piece, n * dtypes[j->dtype].size, base + t->offset + first * dtypes[j->dtype].size);
+                generate(j, t, first * width, n * width, values);
+                convert(t, values, n, width, piece);
+                e = write_at(fd, piece, n * row_bytes, base + t->offset + first * row_bytes);
             }
         }
+        qr_free(values);
         qr_free(piece);
 #pragma omp critical
         if (e != 0) failed = e;
@@ -280,8 +308,8 @@ static int write_shard(const job *j, int shard)
     for (size_t i = 0; i < j->n_tensors; i++) {
         const tensor *t = &j->tensors[i];
         if (t->shard != shard) continue;
-        fprintf(f, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%zu", t->name, dtypes[j->dtype].tensor, t->rows);
-        if (t->cols > 0) fprintf(f, ",%zu", t->cols);
+        fprintf(f, ",\"%s%s\":{\"dtype\":\"%s\",\"shape\":[%zu", t->name, t->scales ? "_scale" : "", dtypes[t->dtype].tensor, t->rows);
+        if (t->cols > 0) fprintf(f, ",%zu", t->scales ? 1 : t->cols);
         fprintf(f, "],\"data_offsets\":[%zu,%zu]}", t->offset, t->offset + t->n_bytes);
     }
     fprintf(f, "}");
@@ -309,7 +337,8 @@ static int write_index(const job *j)
     if (f == NULL) return complain("build the index for", j->out);
     fprintf(f, "{\n  \"metadata\": {\n    \"total_size\": %zu\n  },\n  \"weight_map\": {\n", j->n_bytes);
     for (size_t i = 0; i < j->n_tensors; i++)
-        fprintf(f, "    \"%s\": \"%s\"%s\n", j->tensors[i].name, shard_name(j, j->tensors[i].shard, name), i + 1 < j->n_tensors ? "," : "");
+        fprintf(f, "    \"%s%s\": \"%s\"%s\n", j->tensors[i].name, j->tensors[i].scales ? "_scale" : "",
+                shard_name(j, j->tensors[i].shard, name), i + 1 < j->n_tensors ? "," : "");
     fprintf(f, "  }\n}\n");
     if (fclose(f) != 0) return complain("build the index for", j->out);
     int rc = write_text(j->out, "model.safetensors.index.json", text, len);
@@ -325,10 +354,19 @@ static int remove_index(const job *j)
     return unlink(path) != 0 && errno != ENOENT ? complain("remove", path) : 0;
 }
 
+/* As compressed-tensors writes it for 8-bit weights alone, embeddings included. */
+static const char quantization[] =
+    "  \"quantization_config\": {\n    \"config_groups\": {\n      \"group_0\": {\n        \"input_activations\": null,\n"
+    "        \"output_activations\": null,\n        \"targets\": [\n          \"Linear\",\n          \"Embedding\"\n        ],\n"
+    "        \"weights\": {\n          \"dynamic\": false,\n          \"group_size\": null,\n          \"num_bits\": 8,\n"
+    "          \"strategy\": \"channel\",\n          \"symmetric\": true,\n          \"type\": \"int\"\n        }\n      }\n    },\n"
+    "    \"format\": \"int-quantized\",\n    \"ignore\": [],\n    \"kv_cache_scheme\": null,\n"
+    "    \"quant_method\": \"compressed-tensors\",\n    \"quantization_status\": \"compressed\"\n  },\n";
+
 static int write_config(const job *j)
 {
     const shape *s = &j->shape;
-    char text[2048];
+    char text[4096];
     int len = snprintf(
         text, sizeof text,
         "{\n"
@@ -337,11 +375,11 @@ static int write_config(const job *j)
         "  \"head_dim\": %zu,\n  \"hidden_act\": \"silu\",\n  \"hidden_size\": %zu,\n  \"initializer_range\": 0.02,\n"
         "  \"intermediate_size\": %zu,\n  \"max_position_embeddings\": 40960,\n  \"max_window_layers\": %zu,\n"
         "  \"model_type\": \"qwen3\",\n  \"num_attention_heads\": %zu,\n  \"num_hidden_layers\": %zu,\n"
-        "  \"num_key_value_heads\": %zu,\n  \"rms_norm_eps\": 1e-06,\n  \"rope_scaling\": null,\n  \"rope_theta\": 1000000,\n"
+        "  \"num_key_value_heads\": %zu,\n%s  \"rms_norm_eps\": 1e-06,\n  \"rope_scaling\": null,\n  \"rope_theta\": 1000000,\n"
         "  \"sliding_window\": null,\n  \"tie_word_embeddings\": %s,\n  \"torch_dtype\": \"%s\",\n"
         "  \"transformers_version\": \"4.51.3\",\n  \"use_cache\": true,\n  \"use_sliding_window\": false,\n  \"vocab_size\": %zu\n}",
-        s->head_dim, s->hidden, s->inter, s->layers, s->heads, s->layers, s->kv_heads, s->tied ? "true" : "false", dtypes[j->dtype].torch,
-        s->vocab);
+        s->head_dim, s->hidden, s->inter, s->layers, s->heads, s->layers, s->kv_heads, j->dtype == I8 ? quantization : "",
+        s->tied ? "true" : "false", dtypes[j->dtype].torch, s->vocab);
     return write_text(j->out, "config.json", text, (size_t) len);
 }
 
@@ -437,6 +475,9 @@ static int parse(job *j, int argc, char **argv)
             while (k < 3 && strcmp(value, dtypes[k].option) != 0) k++;
             if (k == 3) return bad_usage("no such type", value);
             j->dtype = (dtype) k;
+        } else if (strcmp(option, "--quant") == 0) {
+            if (strcmp(value, "int8") != 0) return bad_usage("no such quantisation", value);
+            j->dtype = I8;
         } else if (strcmp(option, "--shards") == 0) {
             if (!parse_number(value, 1000, &number) || number == 0) return bad_usage("expected 1 to 1000 shards", value);
             j->n_shards = (int) number;

@@ -6,7 +6,7 @@
  * (2026-11-22): such tiles reach 446 Gop/s on two cores in bf16, one oneDNN call on the whole matrix 425-449.
  *
  * Arithmetic is f32 x f32 or bf16 x bf16, both summed in f32. For f32 arithmetic 16-bit weights stay 16-bit in memory and are widened
- * block by block as they are used, which is exact and halves the memory.
+ * block by block as they are used, which is exact and halves the memory. 8-bit weights become f32 or bf16, whichever computes.
  */
 #ifndef QR_CPU_GEMM_H
 #define QR_CPU_GEMM_H

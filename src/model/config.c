@@ -9,6 +9,8 @@
  * in all layers, is below 2^10 * 2^20 * 2^16 elements. */
 #include "model/config.h"
 
+#include "base/file.h"
+#include "base/mem.h"
 #include "model/json.h"
 
 #include <math.h>
@@ -123,19 +125,72 @@ static qr_status check_layer_types(const reader *r, size_t n_layers)
     return QR_OK;
 }
 
-/* Weights in blocks with scales. MLX writes `quantization` (and a copy under the other key), the rest `quantization_config`. */
-static qr_status check_quantization(const reader *r)
+/* One group of compressed-tensors: only 8-bit integers with one scale per row of the matrix. What it says of activations concerns speed:
+ * ours are not quantised, which the weights allow and which is the more exact. */
+static qr_status check_int8_group(const reader *r, const json_t *group, const char *format)
+{
+    const json_t *w = lookup(group, "weights"), *own = lookup(group, "format");
+    if (!json_is_object(w)) return wrong(r, "quantization_config.config_groups", "objects with weights", json_is_object(group) ? w : group);
+    const json_t *bits = lookup(w, "num_bits"), *type = lookup(w, "type"), *symmetric = lookup(w, "symmetric");
+    const json_t *strategy = lookup(w, "strategy"), *dynamic = lookup(w, "dynamic");
+    if (own != NULL && !is_text(own, format)) return unsupported(r, "quantization_config: format of a group", "\"int-quantized\"", own);
+    if (!json_is_integer(bits) || json_integer_value(bits) != 8) return unsupported(r, "quantization_config: num_bits", "8", bits);
+    if (type != NULL && !is_text(type, "int")) return unsupported(r, "quantization_config: type", "\"int\"", type);
+    if (symmetric != NULL && !json_is_true(symmetric)) return unsupported(r, "quantization_config: symmetric", "true", symmetric);
+    if (!is_text(strategy, "channel")) return unsupported(r, "quantization_config: strategy", "\"channel\"", strategy);
+    if (dynamic != NULL && !json_is_false(dynamic)) return unsupported(r, "quantization_config: dynamic weights", "false", dynamic);
+    return QR_OK;
+}
+
+/* The field's plain 8-bit format: `compressed-tensors`, "int-quantized". Its other parts that change results (packed or sparse storage,
+ * a quantised cache, rotations of the activations) are refused. */
+static qr_status check_compressed_tensors(const reader *r, const json_t *q)
+{
+    static const char format[] = "int-quantized";
+    static const char *const others[] = {"kv_cache_scheme", "sparsity_config", "transform_config"};
+    const json_t *groups = lookup(q, "config_groups"), *status = lookup(q, "quantization_status");
+    if (!is_text(lookup(q, "format"), format))
+        return unsupported(r, "quantization_config: format", "\"int-quantized\"", lookup(q, "format"));
+    if (status != NULL && !is_text(status, "compressed"))
+        return unsupported(r, "quantization_config: quantization_status", "\"compressed\"", status);
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
+        const json_t *value = lookup(q, others[i]);
+        /* Two ways of some writers to say "none": {}, and a sparsity whose format is not sparse. */
+        int is_none = value == NULL || (json_is_object(value) && json_object_size(value) == 0) || is_text(lookup(value, "format"), "dense");
+        if (!is_none)
+            return qr_fail(r->err, QR_E_UNSUPPORTED, "%s: quantization_config: %s: this program runs none, found %s", r->path, others[i],
+                           qr_json_label(value).text);
+    }
+    if (!json_is_object(groups) || json_object_size(groups) == 0)
+        return wrong(r, "quantization_config.config_groups", "an object of at least one group", groups);
+    const char *name;
+    json_t *group;
+    json_object_foreach((json_t *) (uintptr_t) groups, name, group)
+    {
+        qr_status failed = check_int8_group(r, group, format);
+        if (failed != QR_OK) return failed;
+    }
+    return QR_OK;
+}
+
+/* Weights with scales. MLX writes `quantization` (and a copy under the other key), the rest `quantization_config`. */
+static qr_status check_quantization(const reader *r, int *int8)
 {
     const json_t *mlx = lookup(r->root, "quantization"), *other = lookup(r->root, "quantization_config");
     if (mlx != NULL)
+        return qr_fail(
+            r->err, QR_E_UNSUPPORTED,
+            "%s: quantization: this program runs F32, F16, BF16 and 8-bit \"int-quantized\" weights, found MLX quantisation to %s "
+            "bits",
+            r->path, qr_json_label(json_object_get(mlx, "bits")).text);
+    if (other == NULL) return QR_OK;
+    if (!is_text(lookup(other, "quant_method"), "compressed-tensors"))
         return qr_fail(r->err, QR_E_UNSUPPORTED,
-                       "%s: quantization: this program runs F32, F16 and BF16 weights, found MLX quantisation to %s bits", r->path,
-                       qr_json_label(json_object_get(mlx, "bits")).text);
-    if (other != NULL)
-        return qr_fail(r->err, QR_E_UNSUPPORTED,
-                       "%s: quantization_config: this program runs F32, F16 and BF16 weights, found quant_method %s", r->path,
-                       qr_json_label(json_object_get(other, "quant_method")).text);
-    return QR_OK;
+                       "%s: quantization_config: this program runs F32, F16, BF16 and compressed-tensors \"int-quantized\" weights, found "
+                       "quant_method %s",
+                       r->path, qr_json_label(json_object_get(other, "quant_method")).text);
+    *int8 = 1;
+    return check_compressed_tensors(r, other);
 }
 
 /* transformers 4 writes rope_theta and rope_scaling, transformers 5 rope_parameters with both; only the plain kind is implemented. */
@@ -178,11 +233,11 @@ static qr_status read_rest(const reader *r, qr_config *config)
     return read_bool(r, "tie_word_embeddings", &config->tied);
 }
 
-qr_status qr_config_read(qr_config *config, const char *path, qr_error *err)
+qr_status qr_config_parse(qr_config *config, const char *text, size_t len, const char *path, qr_error *err)
 {
     json_t *root;
     *config = (qr_config){0};
-    qr_status status = qr_json_read(&root, path, MAX_FILE, err);
+    qr_status status = qr_json_parse(&root, text, len, path, err);
     if (status != QR_OK) return status;
     const reader r = {root, path, err};
     const struct {
@@ -199,12 +254,23 @@ qr_status qr_config_read(qr_config *config, const char *path, qr_error *err)
         {"max_position_embeddings", 1, MAX_POSITIONS, 0, &config->max_positions},
     };
     status = check_architecture(&r);
-    if (status == QR_OK) status = check_quantization(&r);
+    if (status == QR_OK) status = check_quantization(&r, &config->int8);
     for (size_t i = 0; status == QR_OK && i < sizeof sizes / sizeof sizes[0]; i++)
         status = read_size(&r, sizes[i].key, sizes[i].min, sizes[i].max, sizes[i].absent, sizes[i].out);
     if (status == QR_OK) status = check_layer_types(&r, config->n_layers);
     if (status == QR_OK) status = read_rope(&r, &config->rope_theta);
     if (status == QR_OK) status = read_rest(&r, config);
     json_decref(root);
+    return status;
+}
+
+qr_status qr_config_read(qr_config *config, const char *path, qr_error *err)
+{
+    char *text;
+    size_t len;
+    *config = (qr_config){0};
+    qr_status status = qr_file_read(path, MAX_FILE, &text, &len, err);
+    if (status == QR_OK) status = qr_config_parse(config, text, len, path, err);
+    qr_free(text);
     return status;
 }

@@ -11,10 +11,13 @@ typedef struct qr_config {
     double rope_theta;
     float rms_eps;
     int tied;             /* the head is the embedding table */
+    int int8;             /* matrices may be stored as 8-bit integers with a scale per row (weights.h) */
     char torch_dtype[16]; /* as written, "" if absent; informative only, every tensor has its own type */
 } qr_config;
 
 /* path: a config.json. Accepts what re-savers write (see config.c). */
 qr_status qr_config_read(qr_config *config, const char *path, qr_error *err);
+/* The same for a file in memory; `path` is only for messages. */
+qr_status qr_config_parse(qr_config *config, const char *text, size_t len, const char *path, qr_error *err);
 
 #endif

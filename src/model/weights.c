@@ -53,9 +53,69 @@ static qr_status fail_type(const qr_model *model, const qr_tensor *t, const char
 {
     char scales[NAME_MAX_BYTES];
     snprintf(scales, sizeof scales, "%.*sscales", (int) (strlen(name) - strlen("weight")), name);
+    const char *remark = "";
+    if (t->type == QR_T_U32 && find(&model->ckpt, scales) != NULL) remark = " with scales, which is MLX quantisation";
+    if (t->type == QR_T_I8 && !model->config.int8) remark = ", which needs a quantization_config in config.json";
+    if (t->type == QR_T_I8 && model->config.int8) remark = " in a vector";
     return qr_fail(err, QR_E_UNSUPPORTED, "%s: tensor \"%s\": this program runs F32, F16 and BF16 weights, found %s%s",
-                   model->ckpt.shards[t->shard].path, t->name, qr_tensor_type_name(t->type),
-                   t->type == QR_T_U32 && find(&model->ckpt, scales) != NULL ? " with scales, which is MLX quantisation" : "");
+                   model->ckpt.shards[t->shard].path, t->name, qr_tensor_type_name(t->type), remark);
+}
+
+static int is_float(qr_tensor_type type) { return type == QR_T_F32 || type == QR_T_F16 || type == QR_T_BF16; }
+
+/* Every scale a number that a weight can be multiplied by: a NaN would only show as a score that is no number, an infinity too, and where
+ * they come from would be hard to see there. A negative one cannot come out of a quantiser. */
+static qr_status check_scales(const qr_tensor *s, const char *path, qr_error *err)
+{
+    for (size_t i = 0; i < s->n_elements; i++) {
+        uint32_t bits = 0; /* of the sign and the exponent, which is all ones for infinities and NaN; f16 has 5 bits of it, the rest 8 */
+        size_t size = qr_tensor_type_size(s->type);
+        memcpy((unsigned char *) &bits + 4 - size, s->data + i * size, size);
+        uint32_t exponent = s->type == QR_T_F16 ? 0x7C000000 : 0x7F800000;
+        int finite = (bits & exponent) != exponent, negative = bits > 0x80000000; /* -0 is not */
+        if (!finite || negative)
+            return qr_fail(err, QR_E_FORMAT, "%s: tensor \"%s\": expected finite scales of at least 0, found %s at row %zu", path, s->name,
+                           finite ? "a negative one" : "one that is not finite", i);
+    }
+    return QR_OK;
+}
+
+/* The scales beside the 8-bit matrix t. */
+static qr_status take_scales(qr_model *model, const qr_tensor *t, qr_error *err)
+{
+    char name[sizeof "model." + NAME_MAX_BYTES + 16], found[192];
+    const char *path = model->ckpt.shards[t->shard].path;
+    snprintf(name, sizeof name, "%s_zero_point", t->name);
+    if (qr_checkpoint_find(&model->ckpt, name) != NULL)
+        return qr_fail(err, QR_E_UNSUPPORTED, "%s: tensor \"%s\": this program runs symmetric 8-bit weights, found zero points", path,
+                       name);
+    snprintf(name, sizeof name, "%s_scale", t->name);
+    const qr_tensor *s = qr_checkpoint_find(&model->ckpt, name);
+    if (s == NULL)
+        return qr_fail(err, QR_E_FORMAT, "%s: tensor \"%s\": expected scales in \"%s\" beside 8-bit weights, found none of that name", path,
+                       t->name, name);
+    path = model->ckpt.shards[s->shard].path;
+    if (!is_float(s->type))
+        return qr_fail(err, QR_E_FORMAT, "%s: tensor \"%s\": expected F32, F16 or BF16 scales, found %s", path, s->name,
+                       qr_tensor_type_name(s->type));
+    if (s->n_dims != 2 || s->dims[0] != t->dims[0] || s->dims[1] != 1)
+        return qr_fail(err, QR_E_FORMAT, "%s: tensor \"%s\": expected shape [%zu, 1], a scale per row, found %s", path, s->name, t->dims[0],
+                       shape_text(s, found, sizeof found));
+    qr_status status = check_scales(s, path, err);
+    if (status != QR_OK) return status;
+    model->ckpt.tensors[t - model->ckpt.tensors].scales = s;
+    model->weight_bytes += s->n_bytes;
+    return QR_OK;
+}
+
+/* Scales beside a matrix of another type: the writer meant something that this program would compute without. */
+static qr_status refuse_scales(const qr_model *model, const qr_tensor *t, qr_error *err)
+{
+    char name[sizeof "model." + NAME_MAX_BYTES + 16];
+    snprintf(name, sizeof name, "%s_scale", t->name);
+    if (qr_checkpoint_find(&model->ckpt, name) == NULL) return QR_OK;
+    return qr_fail(err, QR_E_UNSUPPORTED, "%s: tensor \"%s\": expected I8 beside \"%s\", found %s", model->ckpt.shards[t->shard].path,
+                   t->name, name, qr_tensor_type_name(t->type));
 }
 
 /* *out = the tensor `name` of shape [rows, cols], or [rows] where cols is 0. */
@@ -66,13 +126,16 @@ static qr_status take(qr_model *model, const char *name, size_t rows, size_t col
         return qr_fail(err, QR_E_FORMAT,
                        "%s: tensor \"model.%s\" (with or without \"model.\"): expected by config.json, found none of that name among %zu",
                        model->dir, name, model->ckpt.n_tensors);
-    if (t->type != QR_T_F32 && t->type != QR_T_F16 && t->type != QR_T_BF16) return fail_type(model, t, name, err);
+    int int8 = t->type == QR_T_I8 && cols > 0 && model->config.int8;
+    if (!is_float(t->type) && !int8) return fail_type(model, t, name, err);
     if (t->n_dims != (cols ? 2 : 1) || t->dims[0] != rows || (cols && t->dims[1] != cols)) {
         char expected[64], found[192];
         snprintf(expected, sizeof expected, cols ? "[%zu, %zu]" : "[%zu]", rows, cols);
         return qr_fail(err, QR_E_FORMAT, "%s: tensor \"%s\": expected shape %s from config.json, found %s",
                        model->ckpt.shards[t->shard].path, t->name, expected, shape_text(t, found, sizeof found));
     }
+    qr_status status = int8 ? take_scales(model, t, err) : refuse_scales(model, t, err);
+    if (status != QR_OK) return status;
     *out = t;
     model->n_parameters += t->n_elements;
     model->weight_bytes += t->n_bytes;
@@ -128,23 +191,25 @@ static qr_status check_folder(const char *dir, qr_error *err)
                    dir, there[0] ? "model.safetensors" : "config.json");
 }
 
+static qr_status open_folder(qr_model *model, qr_error *err)
+{
+    char *path = qr_path_join(model->dir, "config.json");
+    if (path == NULL) return qr_fail(err, QR_E_MEMORY, "%s: no memory for a path", model->dir);
+    qr_status status = qr_config_read(&model->config, path, err);
+    if (status == QR_OK) status = qr_checkpoint_open(&model->ckpt, model->dir, err);
+    qr_free(path);
+    return status;
+}
+
 qr_status qr_model_open(qr_model *model, const char *dir, qr_error *err)
 {
-    char *path = NULL;
     *model = (qr_model){0};
     qr_status status = check_folder(dir, err);
     if (status != QR_OK) return status;
     model->dir = qr_strndup(dir, strlen(dir));
-    path = qr_path_join(dir, "config.json");
-    if (model->dir == NULL || path == NULL) {
-        status = qr_fail(err, QR_E_MEMORY, "%s: no memory for a path", dir);
-        goto done;
-    }
-    status = qr_config_read(&model->config, path, err);
-    if (status == QR_OK) status = qr_checkpoint_open(&model->ckpt, dir, err);
+    if (model->dir == NULL) return qr_fail(err, QR_E_MEMORY, "%s: no memory for a path", dir);
+    status = open_folder(model, err);
     if (status == QR_OK) status = take_all(model, err);
-done:
-    qr_free(path);
     if (status != QR_OK) qr_model_close(model);
     return status;
 }

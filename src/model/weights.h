@@ -5,7 +5,8 @@
 #include "model/config.h"
 #include "model/safetensors.h"
 
-/* Shapes are [out, in] as stored; q = n_heads * head_dim, kv = n_kv_heads * head_dim. Types are F32, F16 or BF16, possibly mixed. */
+/* Shapes are [out, in] as stored; q = n_heads * head_dim, kv = n_kv_heads * head_dim. Types are F32, F16 or BF16, possibly mixed; where
+ * config.int8 is set, matrices may also be I8, and then have `scales`. */
 typedef struct qr_layer_weights {
     const qr_tensor *input_norm;               /* [hidden] */
     const qr_tensor *q_proj, *k_proj, *v_proj; /* [q, hidden], [kv, hidden], [kv, hidden] */
@@ -24,11 +25,13 @@ typedef struct qr_model {
     const qr_tensor *norm;    /* [hidden] */
     const qr_tensor *head;    /* [vocab, hidden]; the embedding when tied */
     qr_layer_weights *layers; /* [n_layers] */
-    size_t n_parameters;      /* elements of all tensors that take part */
-    size_t weight_bytes;      /* their bytes as stored */
+    size_t n_parameters;      /* elements of all tensors that take part; scales are not counted */
+    size_t weight_bytes;      /* their bytes as stored, scales included */
 } qr_model;
 
-/* dir: a folder with config.json and model.safetensors (or shards). Names with and without the "model." prefix are accepted. */
+/* dir: a folder with config.json and model.safetensors (or shards), or QR_BUILTIN (builtin.h). Names with and without the "model." prefix
+ * are accepted. 8-bit matrices are those of the compressed-tensors format "int-quantized", one scale per row: NAME is I8 [rows, cols],
+ * NAME_scale F32, F16 or BF16 [rows, 1]. */
 qr_status qr_model_open(qr_model *model, const char *dir, qr_error *err);
 void qr_model_close(qr_model *model);
 

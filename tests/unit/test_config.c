@@ -147,6 +147,83 @@ static void refuses_what_it_does_not_run(void **state)
     expect("quantization_config", "{\"quant_method\": \"gptq\"}", QR_E_UNSUPPORTED, "quant_method \"gptq\"");
 }
 
+/* The quantization_config of 8-bit weights with `key`: `value` added in `where`: 0 at the top, 1 in the group, 2 in its weights. A later
+ * key would be a duplicate, so that what is there by default is left out when it is given. */
+static void expect_int8(int where, const char *key, const char *value, qr_status status, const char *part)
+{
+    static const char *const defaults[][3] = {{"0", "quant_method", "\"compressed-tensors\""},
+                                              {"0", "format", "\"int-quantized\""},
+                                              {"2", "num_bits", "8"},
+                                              {"2", "type", "\"int\""},
+                                              {"2", "symmetric", "true"},
+                                              {"2", "strategy", "\"channel\""}};
+    char members[3][512] = {"\"ignore\": [\"lm_head\"]", "\"targets\": [\"Linear\"]", "\"group_size\": null"}, text[2048];
+    int groups = strcmp(key, "config_groups") == 0, weights = strcmp(key, "weights") == 0;
+    for (size_t i = 0; i < sizeof defaults / sizeof defaults[0]; i++) {
+        char *to = members[defaults[i][0][0] - '0'];
+        if (strcmp(defaults[i][1], key) != 0 || where != defaults[i][0][0] - '0')
+            snprintf(to + strlen(to), sizeof members[0] - strlen(to), ", \"%s\": %s", defaults[i][1], defaults[i][2]);
+    }
+    if (value != NULL)
+        snprintf(members[where] + strlen(members[where]), sizeof members[0] - strlen(members[where]), ", \"%s\": %s", key, value);
+    if (weights) snprintf(text, sizeof text, "{%s, \"config_groups\": {\"group_0\": {%s}}}", members[0], members[1]);
+    else if (groups) snprintf(text, sizeof text, "{%s}", members[0]);
+    else snprintf(text, sizeof text, "{%s, \"config_groups\": {\"group_0\": {%s, \"weights\": {%s}}}}", members[0], members[1], members[2]);
+    expect("quantization_config", text, status, part);
+}
+
+static void reads_8_bit_weights_only(void **state)
+{
+    (void) state;
+    char text[4096];
+    qr_config c;
+    qr_error err;
+    make(text, sizeof text, NULL, NULL);
+    assert_int_equal(read_text(text, &c, &err), QR_OK);
+    assert_int_equal(c.int8, 0);
+    make(text, sizeof text, "quantization_config",
+         "{\"quant_method\": \"compressed-tensors\", \"format\": \"int-quantized\", \"config_groups\": {\"g\": {\"weights\": "
+         "{\"num_bits\": 8, "
+         "\"strategy\": \"channel\"}}}}");
+    assert_int_equal(read_text(text, &c, &err), QR_OK);
+    assert_int_equal(c.int8, 1);
+
+    expect_int8(0, "more", "[]", QR_OK, "");
+    expect_int8(0, "sparsity_config", "{}", QR_OK, "");
+    expect_int8(0, "sparsity_config", "{\"format\": \"dense\"}", QR_OK, "");
+    expect_int8(0, "kv_cache_scheme", "null", QR_OK, "");
+    expect_int8(0, "quantization_status", "\"compressed\"", QR_OK, "");
+    expect_int8(1, "format", "\"int-quantized\"", QR_OK, "");
+    expect_int8(1, "input_activations", "{\"num_bits\": 8, \"dynamic\": true}", QR_OK, ""); /* we compute with them as they are */
+    expect_int8(2, "dynamic", "false", QR_OK, "");
+
+    expect_int8(0, "quant_method", "\"gptq\"", QR_E_UNSUPPORTED, "found quant_method \"gptq\"");
+    expect_int8(0, "quant_method", NULL, QR_E_UNSUPPORTED, "found quant_method nothing");
+    expect_int8(0, "format", "\"pack-quantized\"", QR_E_UNSUPPORTED,
+                "format: this program runs \"int-quantized\", found \"pack-quantized\"");
+    expect_int8(0, "format", NULL, QR_E_UNSUPPORTED, "found nothing");
+    expect_int8(0, "sparsity_config", "{\"format\": \"sparse-bitmask\"}", QR_E_UNSUPPORTED, "sparsity_config");
+    expect_int8(0, "kv_cache_scheme", "{\"num_bits\": 8}", QR_E_UNSUPPORTED, "kv_cache_scheme");
+    expect_int8(0, "transform_config", "{\"config_groups\": {}}", QR_E_UNSUPPORTED, "transform_config");
+    expect_int8(0, "quantization_status", "\"frozen\"", QR_E_UNSUPPORTED, "\"frozen\"");
+    expect_int8(0, "config_groups", NULL, QR_E_FORMAT, "at least one group");
+    expect_int8(0, "config_groups", "{}", QR_E_FORMAT, "at least one group");
+    expect_int8(0, "config_groups", "[]", QR_E_FORMAT, "at least one group");
+    expect_int8(0, "config_groups", "{\"g\": 7}", QR_E_FORMAT, "found 7");
+    expect_int8(1, "weights", NULL, QR_E_FORMAT, "objects with weights");
+    expect_int8(1, "weights", "7", QR_E_FORMAT, "found 7");
+    expect_int8(1, "format", "\"pack-quantized\"", QR_E_UNSUPPORTED, "format of a group");
+    expect_int8(2, "num_bits", "4", QR_E_UNSUPPORTED, "num_bits: this program runs 8, found 4");
+    expect_int8(2, "num_bits", "{\"mlp\": 8}", QR_E_UNSUPPORTED, "num_bits");
+    expect_int8(2, "num_bits", NULL, QR_E_UNSUPPORTED, "num_bits");
+    expect_int8(2, "type", "\"float\"", QR_E_UNSUPPORTED, "found \"float\"");
+    expect_int8(2, "symmetric", "false", QR_E_UNSUPPORTED, "symmetric");
+    expect_int8(2, "strategy", "\"group\"", QR_E_UNSUPPORTED, "found \"group\"");
+    expect_int8(2, "strategy", NULL, QR_E_UNSUPPORTED, "strategy");
+    expect_int8(2, "dynamic", "true", QR_E_UNSUPPORTED, "dynamic");
+    expect("quantization_config", "7", QR_E_UNSUPPORTED, "quant_method nothing");
+}
+
 static void refuses_absurd_values(void **state)
 {
     (void) state;
@@ -227,9 +304,8 @@ int main(void)
 {
 #define T2(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
     const struct CMUnitTest tests[] = {
-        T2(reads_what_tools_write),    T2(refuses_what_it_does_not_run),
-        T2(refuses_absurd_values),     T2(survives_truncation_and_changed_bytes),
-        T2(refuses_what_is_no_config),
+        T2(reads_what_tools_write), T2(refuses_what_it_does_not_run),          T2(reads_8_bit_weights_only),
+        T2(refuses_absurd_values),  T2(survives_truncation_and_changed_bytes), T2(refuses_what_is_no_config),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

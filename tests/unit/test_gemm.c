@@ -52,17 +52,23 @@ static void check(int bf16, qr_tensor_type type, size_t k, size_t n, size_t used
     size_t es = qr_tensor_type_size(type), m = QR_TILE_ROWS;
     float *w = malloc(n * k * sizeof *w), *a = malloc(m * k * sizeof *a), *c = aligned_alloc(64, m * nb * sizeof *c);
     unsigned char *stored = malloc(n * k * es + 1), *at = stored + 1; /* tensors may start anywhere */
-    uint16_t *a16 = malloc(m * k * sizeof *a16);
+    uint16_t *a16 = malloc(m * k * sizeof *a16), *scales = malloc(n * sizeof *scales);
     for (size_t i = 0; i < n * k; i++) {
         w[i] = rnd();
         uint16_t h = type == QR_T_BF16 ? to_bf16(w[i]) : to_f16(w[i]);
         memcpy(at + i * es, type == QR_T_F32 ? (const void *) &w[i] : (const void *) &h, es);
+        if (type != QR_T_I8) continue;
+        at[i] = (unsigned char) (int) (w[i] * 128);
+        if (i / k % 2) w[i] *= 2;
     }
+    for (size_t r = 0; r < n; r++) scales[r] = to_bf16(r % 2 ? 2.0f / 128 : 1.0f / 128);
     for (size_t i = 0; i < m * k; i++) {
         a[i] = rnd();
         a16[i] = to_bf16(a[i]);
     }
     qr_tensor tensor = {.name = "w", .type = type, .n_dims = 2, .dims = {n, k}, .n_elements = n * k, .data = at, .n_bytes = n * k * es};
+    qr_tensor scale = {.name = "s", .type = QR_T_BF16, .n_dims = 2, .dims = {n, 1}, .n_elements = n, .data = (unsigned char *) scales};
+    if (type == QR_T_I8) tensor.scales = &scale;
     const qr_tensor *tensors[] = {&tensor};
     rows map = {used, n};
     qr_gemm_source source = {tensors, 1, row_of, &map};
@@ -81,7 +87,7 @@ static void check(int bf16, qr_tensor_type type, size_t k, size_t n, size_t used
                     size_t row = row_of(&map, b, j);
                     double sum = 0;
                     for (size_t i = 0; i < k && row != QR_SIZE_NONE; i++) sum += (double) a[r * k + i] * (double) w[row * k + i];
-                    /* inputs are multiples of 1/128 below 1: products are exact, sums of up to 300 of them too */
+                    /* inputs are multiples of 1/128 of up to 1, or 2: products are exact, sums of up to 300 of them too */
                     if ((double) c[r * nb + j] != sum)
                         fail_msg("k %zu n %zu row %zu column %zu: %.9g, expected %.9g", k, n, r, j, (double) c[r * nb + j], sum);
                 }
@@ -93,6 +99,7 @@ static void check(int bf16, qr_tensor_type type, size_t k, size_t n, size_t used
     free(w);
     free(a);
     free(a16);
+    free(scales);
     free(c);
     free(stored);
 }
@@ -105,8 +112,8 @@ static const struct {
 static void test_f32(void **state)
 {
     (void) state;
-    static const qr_tensor_type types[] = {QR_T_F32, QR_T_F16, QR_T_BF16};
-    for (size_t t = 0; t < 3; t++)
+    static const qr_tensor_type types[] = {QR_T_F32, QR_T_F16, QR_T_BF16, QR_T_I8};
+    for (size_t t = 0; t < 4; t++)
         for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
             check(0, types[t], shapes[i].k, shapes[i].n, shapes[i].used, shapes[i].nb);
 }
@@ -114,9 +121,9 @@ static void test_f32(void **state)
 static void test_bf16(void **state)
 {
     (void) state;
-    static const qr_tensor_type types[] = {QR_T_F32, QR_T_F16, QR_T_BF16};
+    static const qr_tensor_type types[] = {QR_T_F32, QR_T_F16, QR_T_BF16, QR_T_I8};
     if (!qr_cpu_get()->native_bf16) skip();
-    for (size_t t = 0; t < 3; t++)
+    for (size_t t = 0; t < 4; t++)
         for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
             check(1, types[t], shapes[i].k, shapes[i].n, shapes[i].used, shapes[i].nb);
 }

@@ -31,7 +31,10 @@ static const char config_format[] =
     "{\"architectures\":[\"Qwen3ForCausalLM\"],\"model_type\":\"qwen3\",\"num_hidden_layers\":1,\"hidden_size\":8,\"intermediate_size\":6,"
     "\"num_attention_heads\":2,\"num_key_value_heads\":1,\"head_dim\":4,\"vocab_size\":10,\"max_position_embeddings\":64,\"rms_norm_eps\":"
     "1e-6,"
-    "\"rope_theta\":1000000,\"tie_word_embeddings\":%s}";
+    "\"rope_theta\":1000000,\"tie_word_embeddings\":%s%s}";
+static const char int8_config[] = ",\"quantization_config\":{\"quant_method\":\"compressed-tensors\",\"format\":\"int-quantized\","
+                                  "\"config_groups\":{\"group_0\":{\"targets\":[\"Linear\"],\"weights\":{\"num_bits\":8,\"type\":\"int\","
+                                  "\"symmetric\":true,\"strategy\":\"channel\"}}}}";
 
 static const struct {
     const char *name;
@@ -61,14 +64,24 @@ typedef struct change {
     int leave_out, widen, retype; /* index of a tensor, -1 for none */
     const char *type;             /* of `retype`; 4 bytes per element if U32 or F32 */
     int scales;                   /* q_proj has a .scales beside it */
+    int int8;                     /* matrices are I8 with scales of the type of `scale_type`, vectors BF16 */
+    int no_config;                /* config.json does not say so */
+    int odd_scale;                /* index of the matrix whose scales are changed in one of these ways, -1 for none */
+    const char *scale_type;       /* NULL: F32 */
+    int scale_rows, scale_cols;   /* added to the shape */
+    const void *scale_value;      /* 4 bytes (2 for 16-bit types) of the last row */
+    int no_scale, zero_point;
 } change;
-static const change none = {.leave_out = -1, .widen = -1, .retype = -1};
+static const change none = {.leave_out = -1, .widen = -1, .retype = -1, .odd_scale = -1};
+
+static size_t bytes_of(const char *type) { return strstr(type, "32") ? 4 : strcmp(type, "I8") == 0 ? 1 : 2; }
 
 static void write_model(const change *c)
 {
     static char file[1 << 16];
+    static unsigned char data[1 << 14];
     char text[1024];
-    snprintf(text, sizeof text, config_format, c->tied ? "true" : "false");
+    snprintf(text, sizeof text, config_format, c->tied ? "true" : "false", c->int8 && !c->no_config ? int8_config : "");
     temp_text(&dir, "config.json", text);
     size_t used = 9, offset = 0;
     memset(file, 0, sizeof file);
@@ -76,12 +89,30 @@ static void write_model(const change *c)
     for (int i = 0; i < N_TENSORS; i++) {
         if (i == c->leave_out || (i == LM_HEAD && c->no_head)) continue;
         int rows = tensors[i].rows + (i == c->widen), cols = tensors[i].cols;
-        const char *type = i == c->retype ? c->type : "BF16", *name = tensors[i].name;
-        size_t bytes = (size_t) rows * (size_t) (cols ? cols : 1) * (strstr(type, "32") ? 4 : 2);
+        int int8 = c->int8 && cols > 0;
+        const char *type = i == c->retype ? c->type : int8 ? "I8" : "BF16", *name = tensors[i].name;
+        size_t bytes = (size_t) rows * (size_t) (cols ? cols : 1) * bytes_of(type);
         if (c->bare && i != LM_HEAD) name += strlen("model.");
         snprintf(text, sizeof text, cols ? "%d,%d" : "%d", rows, cols);
         used += (size_t) sprintf(file + used, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[%s],\"data_offsets\":[%zu,%zu]}", offset ? "," : "",
                                  name, type, text, offset, offset + bytes);
+        memset(data + offset, 3, bytes);
+        offset += bytes;
+        if (!int8) continue;
+        const change *s = i == c->odd_scale ? c : &none;
+        const char *scale_type = s->scale_type ? s->scale_type : "F32";
+        size_t size = bytes_of(scale_type);
+        rows += s->scale_rows;
+        cols = 1 + s->scale_cols;
+        bytes = (size_t) rows * (size_t) cols * size;
+        for (int row = 0; row < rows; row++) /* 0.5, or 2 bytes of it: the upper ones, which is right for bf16 and near 1.75 for f16 */
+            memcpy(data + offset + (size_t) row * size, (const unsigned char *) &(float){0.5f} + 4 - size, size);
+        if (s->scale_value) memcpy(data + offset + (size_t) (rows - 1) * size, s->scale_value, size);
+        if (s->zero_point)
+            used += (size_t) sprintf(file + used, ",\"%s_zero_point\":{\"dtype\":\"I8\",\"shape\":[0],\"data_offsets\":[%zu,%zu]}", name,
+                                     offset, offset);
+        used += (size_t) sprintf(file + used, ",\"%s_%s\":{\"dtype\":\"%s\",\"shape\":[%d,%d],\"data_offsets\":[%zu,%zu]}", name,
+                                 s->no_scale ? "other" : "scale", scale_type, rows, cols, offset, offset + bytes);
         offset += bytes;
     }
     if (c->scales)
@@ -91,6 +122,7 @@ static void write_model(const change *c)
     file[used++] = '}';
     uint64_t n = used - 8;
     memcpy(file, &n, 8);
+    memcpy(file + used, data, offset);
     temp_write(&dir, "model.safetensors", file, used + offset);
 }
 
@@ -165,6 +197,118 @@ static void refuses_other_tensors(void **state)
     expect(&c, QR_E_UNSUPPORTED, "MLX quantisation");
 }
 
+static const char *const scale_types[] = {"F32", "F16", "BF16"};
+
+static void opens_8_bit_models(void **state)
+{
+    (void) state;
+    for (int bare = 0; bare < 2; bare++) {
+        for (int tied = 0; tied < 2; tied++) {
+            qr_model m;
+            qr_error err = {0};
+            change c = none;
+            c.int8 = 1;
+            c.bare = bare;
+            c.tied = tied;
+            write_model(&c);
+            if (qr_model_open(&m, dir.path, &err) != QR_OK) fail_msg("%s", err.msg);
+            size_t vectors = 3 * 8 + 2 * 4, rows = 10 + 8 + 4 + 4 + 8 + 6 + 6 + 8, head = tied ? 0 : 10;
+            assert_int_equal(m.config.int8, 1);
+            assert_int_equal(m.n_parameters, PARAMETERS + 8 * head);
+            assert_int_equal(m.weight_bytes, m.n_parameters + vectors + 4 * (rows + head));
+            assert_non_null(m.embed->scales);
+            assert_non_null(m.layers[0].down_proj->scales);
+            assert_int_equal(m.layers[0].down_proj->scales->dims[0], 8);
+            assert_null(m.norm->scales);
+            qr_model_close(&m);
+        }
+    }
+    for (size_t k = 0; k < 3; k++) {
+        change c = none;
+        c.int8 = 1;
+        c.odd_scale = 2;
+        c.scale_type = scale_types[k];
+        expect(&c, QR_OK, "");
+        c.scale_value = "\0\0\0"; /* what a row of zeros may have */
+        expect(&c, QR_OK, "");
+        c.scale_value = k == 0 ? "\0\0\0\x80" : "\0\x80"; /* -0 */
+        expect(&c, QR_OK, "");
+    }
+    change c = none; /* a file that keeps some matrices as they were, as the `ignore` list of the format says */
+    c.int8 = 1;
+    c.retype = 0;
+    c.type = "BF16";
+    c.odd_scale = 0;
+    c.no_scale = 1;
+    expect(&c, QR_OK, "");
+}
+
+static void refuses_wrong_scales(void **state)
+{
+    (void) state;
+    for (int i = 0; i < N_TENSORS; i++) {
+        change c = none;
+        c.int8 = 1;
+        if (tensors[i].cols == 0) { /* no vector has scales */
+            c.retype = i;
+            c.type = "I8";
+            expect(&c, QR_E_UNSUPPORTED, "found I8 in a vector");
+            expect(&c, QR_E_UNSUPPORTED, tensors[i].name);
+            continue;
+        }
+        char part[128];
+        c.odd_scale = i;
+        c.no_scale = 1;
+        snprintf(part, sizeof part, "expected scales in \"%s_scale\"", tensors[i].name);
+        expect(&c, QR_E_FORMAT, part);
+        c.no_scale = 0;
+        c.zero_point = 1;
+        expect(&c, QR_E_UNSUPPORTED, "found zero points");
+        c.zero_point = 0;
+        c.scale_type = "I32";
+        expect(&c, QR_E_FORMAT, "expected F32, F16 or BF16 scales, found I32");
+        expect(&c, QR_E_FORMAT, tensors[i].name);
+        c.scale_type = NULL;
+        c.scale_rows = -1;
+        snprintf(part, sizeof part, "expected shape [%d, 1], a scale per row, found [%d, 1]", tensors[i].rows, tensors[i].rows - 1);
+        expect(&c, QR_E_FORMAT, part);
+        c.scale_rows = 0;
+        c.scale_cols = 1; /* a scale per group of columns: another strategy */
+        snprintf(part, sizeof part, "expected shape [%d, 1], a scale per row, found [%d, 2]", tensors[i].rows, tensors[i].rows);
+        expect(&c, QR_E_FORMAT, part);
+        c = none;
+        c.int8 = 1;
+        c.retype = i; /* scales beside something else */
+        c.type = "BF16";
+        snprintf(part, sizeof part, "expected I8 beside \"%s_scale\", found BF16", tensors[i].name);
+        expect(&c, QR_E_UNSUPPORTED, part);
+    }
+    change c = none;
+    c.int8 = c.no_config = 1;
+    expect(&c, QR_E_UNSUPPORTED, "found I8, which needs a quantization_config in config.json");
+
+    static const struct {
+        const char *type, *value, *part;
+    } bad[] = {{"F32", "\0\0\xc0\x7f", "not finite at row 7"},
+               {"F32", "\0\0\x80\xff", "not finite"},
+               {"F32", "\1\0\0\x80", "negative one at row 7"},
+               {"F16", "\0\x7c", "not finite"},
+               {"F16", "\1\xfc", "not finite"},
+               {"F16", "\0\xb8", "negative"},
+               {"BF16", "\x80\x7f", "not finite"},
+               {"BF16", "\xc0\xff", "not finite"},
+               {"BF16", "\0\xbf", "negative"}};
+    for (size_t k = 0; k < sizeof bad / sizeof bad[0]; k++) {
+        c = none;
+        c.int8 = 1;
+        c.odd_scale = 2;
+        c.scale_type = bad[k].type;
+        c.scale_value = bad[k].value;
+        expect(&c, QR_E_FORMAT, "expected finite scales of at least 0");
+        expect(&c, QR_E_FORMAT, bad[k].part);
+    }
+}
+
 static void says_what_a_folder_lacks(void **state)
 {
     (void) state;
@@ -235,12 +379,12 @@ static void finds_models_in_the_cache(void **state)
     clear_environment();
     expect_missing(NULL, QR_E_NOT_FOUND, "no Hugging Face cache");
     setenv("HF_HOME", temp_name(&dir, "h").text, 1);
-    expect_missing(NULL, QR_E_NOT_FOUND, "huggingface-cli download Qwen/Qwen3-Reranker-0.6B");
-    expect_missing("4b", QR_E_NOT_FOUND, "huggingface-cli download Qwen/Qwen3-Reranker-4B");
+    expect_missing(NULL, QR_E_NOT_FOUND, "hf download Qwen/Qwen3-Reranker-0.6B");
+    expect_missing("4b", QR_E_NOT_FOUND, "hf download Qwen/Qwen3-Reranker-4B");
     temp_mkdir(&dir, SNAPSHOT("Qwen3-Reranker-4B"));
     temp_mkdir(&dir, "h/hub/models--Qwen--Qwen3-Reranker-4B/refs");
     temp_text(&dir, "h/hub/models--Qwen--Qwen3-Reranker-4B/refs/main", COMMIT);
-    expect_missing("4b", QR_E_NOT_FOUND, "huggingface-cli"); /* a download that was cut off: no config.json yet */
+    expect_missing("4b", QR_E_NOT_FOUND, "hf download"); /* a download that was cut off: no config.json yet */
     temp_text(&dir, SNAPSHOT("Qwen3-Reranker-4B") "/config.json", "{}");
     expect_found("4b", SNAPSHOT("Qwen3-Reranker-4B"));
     expect_found("4B", SNAPSHOT("Qwen3-Reranker-4B"));
@@ -296,6 +440,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T2(opens_models),
         T2(refuses_other_tensors),
+        T2(opens_8_bit_models),
+        T2(refuses_wrong_scales),
         T2(says_what_a_folder_lacks),
         T2(survives_running_out_of_memory),
         T2(finds_models_in_the_cache),
