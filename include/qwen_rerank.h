@@ -71,7 +71,9 @@ typedef void (*qr_log_fn)(void *arg, qr_log_level level, const char *message);
 #define QR_SIZE_NONE ((size_t) -1) /* "none at all", where 0 would mean the default */
 
 typedef struct qr_options {
-    const char *model;   /* required: folder with config.json, tokenizer.json and model.safetensors (or its shards and index) */
+    /* Required: a folder with config.json, tokenizer.json and model.safetensors (or its shards and index); or "builtin", the small demo
+     * model that is part of the library where it was built with it (else E_NOT_FOUND). A folder of that name is "./builtin". */
+    const char *model;
     const char *backend; /* NULL or "auto": the best one present; else its name, for example "cpu" */
     qr_dtype dtype;
     int threads;               /* 0: the physical cores that this process may use */
@@ -156,7 +158,7 @@ typedef struct qr_info {
     const char *backend; /* "cpu" */
     const char *device;  /* for example "AMD EPYC, avx512_bf16, 2 threads" */
     const char *dtype;   /* "f32" or "bf16" */
-    const char *model;   /* the folder as given */
+    const char *model;   /* the folder as given, or "builtin" */
     size_t max_length;   /* effective */
     size_t max_batch_tokens;
     size_t n_parameters;
@@ -165,6 +167,7 @@ typedef struct qr_info {
     uint32_t yes_id, no_id;
     int canonical_prompt; /* 1 if the template in force gives the canonical prefix and suffix ids */
     double load_seconds;
+    int builtin_model; /* 1: the built-in demo model, whose scores should not be taken for those of Qwen3-Reranker */
 } qr_info;
 QR_API void qr_engine_info(const qr_engine *engine, qr_info *out);
 

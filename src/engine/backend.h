@@ -42,7 +42,7 @@ typedef struct qr_logits {
 
 typedef struct qr_backend_cfg {
     const qr_model *model; /* borrowed until close; NULL for a backend that keeps the model elsewhere (needs_model 0) */
-    const char *model_dir;
+    const char *model_dir; /* "builtin": no folder, the model is only in `model` */
     uint32_t yes_id, no_id;
     qr_dtype dtype;            /* AUTO: the backend chooses */
     int threads;               /* 0: the backend chooses */

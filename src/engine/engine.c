@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/mem.h"
 #include "engine/backend.h"
+#include "model/builtin.h"
 #include "text/prompt.h"
 
 #include <math.h>
@@ -252,20 +253,15 @@ static qr_status choose_limits(qr_engine *e, const qr_options *o, qr_error *err)
 
 static qr_status open_parts(qr_engine *e, const qr_options *o, qr_error *err)
 {
-    char *path = qr_path_join(o->model, "tokenizer.json");
-    if ((e->model_dir = qr_strndup(o->model, strlen(o->model))) == NULL || path == NULL) {
-        qr_free(path);
-        return qr_fail(err, QR_E_MEMORY, "no memory for the engine");
-    }
+    if ((e->model_dir = qr_strndup(o->model, strlen(o->model))) == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for the engine");
     qr_status status = qr_backend_choose(&e->ops, o->backend, err);
     if (status == QR_OK && (status = qr_model_open(&e->model, o->model, err)) == QR_OK) e->model_open = 1;
-    if (status == QR_OK) status = qr_tok_open(&e->tokenizer, path, err);
+    if (status == QR_OK) status = qr_model_tokenizer_open(&e->tokenizer, o->model, err);
     if (status == QR_OK) status = qr_prompt_open(&e->prompt, e->tokenizer, o, err);
     if (status == QR_OK) status = choose_limits(e, o, err);
     if (status == QR_OK && qr_tok_vocab_size(e->tokenizer) > e->model.config.vocab)
         status = qr_fail(err, QR_E_FORMAT, "%s: the tokenizer has ids up to %zu, the model only %zu rows: they do not belong together",
-                         path, qr_tok_vocab_size(e->tokenizer) - 1, e->model.config.vocab);
-    qr_free(path);
+                         o->model, qr_tok_vocab_size(e->tokenizer) - 1, e->model.config.vocab);
     return status;
 }
 
@@ -293,6 +289,8 @@ static void log_opened(const qr_engine *e, const qr_options *o)
 {
     char line[512];
     if (o->log == NULL) return;
+    /* A warning, so that nobody takes its scores for those of the real model. */
+    if (qr_is_builtin(e->model_dir)) o->log(o->log_arg, QR_LOG_WARN, QR_BUILTIN_NOTE);
     snprintf(line, sizeof line, "%s: backend %s (%s), %s, %.1f M parameters, up to %zu tokens, ready in %.2f s", e->model_dir, e->ops->name,
              e->backend_info.device, e->backend_info.dtype, (double) e->model.n_parameters / 1e6, e->cfg.max_length, e->load_seconds);
     o->log(o->log_arg, QR_LOG_INFO, line);
@@ -509,6 +507,7 @@ void qr_engine_info(const qr_engine *e, qr_info *out)
         .no_id = e->cfg.no_id,
         .canonical_prompt = qr_prompt_is_canonical(e->prompt),
         .load_seconds = e->load_seconds,
+        .builtin_model = qr_is_builtin(e->model_dir),
     };
 }
 

@@ -9,6 +9,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "model/builtin.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,7 +22,7 @@ static const struct {
 } known[] = {{"0.6b", "Qwen/Qwen3-Reranker-0.6B"}, {"4b", "Qwen/Qwen3-Reranker-4B"}, {"8b", "Qwen/Qwen3-Reranker-8B"}};
 enum { N_KNOWN = sizeof known / sizeof known[0], COMMIT_LEN = 40, MAX_NAME = 255 };
 
-#define HOW_TO_GET "get it with `huggingface-cli download %.*s`, or give the folder of a model with --model DIR"
+#define HOW_TO_GET "get it with `hf download %.*s` (pip install huggingface_hub), or give the folder of a model with --model DIR"
 
 static const char *env(const char *name)
 {
@@ -82,7 +83,7 @@ static qr_status find_snapshot(const char *cache, const char *id, char **dir, qr
         snprintf(below, sizeof below, "models--%.*s--%.*s/refs/%s", org_len, id, id_len - org_len - 1, id + org_len + 1, revision);
         if ((ref = qr_path_join(cache, below)) == NULL) goto no_memory;
         status = qr_file_read(ref, MAX_NAME, &commit, &len, err);
-        if (status == QR_E_NOT_FOUND || status == QR_E_MEMORY) goto done;
+        if (status == QR_E_NOT_FOUND || status == QR_E_MEMORY || status == QR_E_IO) goto done;
         if (status == QR_OK) commit[strcspn(commit, " \r\n")] = 0;
         if (status != QR_OK || !is_commit(commit)) {
             status = qr_fail(err, QR_E_FORMAT, "%s: expected a commit of %d hex digits", ref, COMMIT_LEN);
@@ -110,34 +111,52 @@ done:
     return status;
 }
 
+static qr_status take(const char *name, char **dir, qr_error *err)
+{
+    *dir = qr_strndup(name, strlen(name));
+    return *dir != NULL ? QR_OK : qr_fail(err, QR_E_MEMORY, "no memory for a path");
+}
+
+/* Nobody named a model: the smallest known one of the cache. A cache that this user may not read (a service with HOME=/root) counts as
+ * empty, a broken one is an error. */
+static qr_status find_default(char **dir, qr_error *err)
+{
+    char *cache;
+    size_t i = 0;
+    qr_status status = cache_folder(&cache, err);
+    if (status != QR_OK) return status;
+    do status = find_snapshot(cache, known[i].id, dir, err);
+    while ((status == QR_E_NOT_FOUND || status == QR_E_IO) && ++i < N_KNOWN);
+    if (status == QR_E_NOT_FOUND)
+        qr_fail(err, status, "no model named, and none of Qwen/Qwen3-Reranker-0.6B, -4B and -8B in the Hugging Face cache %s; " HOW_TO_GET,
+                cache, (int) strlen(known[0].id), known[0].id);
+    qr_free(cache);
+    return status;
+}
+
 qr_status qr_model_locate(const char *name, char **dir, qr_error *err)
 {
     char *cache;
+    qr_status status;
     *dir = NULL;
-    if (name == NULL) name = env("QWEN_RERANK_MODEL_ID");
-    if (name != NULL && is_folder(name)) {
-        *dir = qr_strndup(name, strlen(name));
-        return *dir != NULL ? QR_OK : qr_fail(err, QR_E_MEMORY, "no memory for a path");
+    if (name == NULL && (name = env("QWEN_RERANK_MODEL_ID")) == NULL) {
+        status = find_default(dir, err);
+        return (status == QR_E_NOT_FOUND || status == QR_E_IO) && qr_builtin_present() ? take(QR_BUILTIN, dir, err) : status;
     }
-    for (size_t i = 0; name != NULL && i < N_KNOWN; i++)
+    if (qr_is_builtin(name)) {
+        qr_file file; /* asked for only to fail with its reason here, before anything else is opened */
+        status = qr_builtin_file(&file, "config.json", err);
+        return status == QR_OK ? take(name, dir, err) : status;
+    }
+    if (is_folder(name)) return take(name, dir, err);
+    for (size_t i = 0; i < N_KNOWN; i++)
         if (strcasecmp(name, known[i].short_name) == 0) name = known[i].id;
-    if (name != NULL && !is_model_id(name))
-        return qr_fail(err, QR_E_NOT_FOUND, "%s: expected a folder, 0.6b, 4b, 8b or a name such as %s, found none of these", name,
-                       known[0].id);
-
-    qr_status status = cache_folder(&cache, err);
+    if (!is_model_id(name))
+        return qr_fail(err, QR_E_NOT_FOUND, "%s: expected a folder, 0.6b, 4b, 8b, " QR_BUILTIN " or a name such as %s, found none of these",
+                       name, known[0].id);
+    status = cache_folder(&cache, err);
     if (status != QR_OK) return status;
-    if (name != NULL) {
-        status = find_snapshot(cache, name, dir, err);
-    } else {
-        size_t i = 0;
-        do status = find_snapshot(cache, known[i].id, dir, err);
-        while (status == QR_E_NOT_FOUND && ++i < N_KNOWN);
-        if (status == QR_E_NOT_FOUND)
-            qr_fail(err, status,
-                    "no model named, and none of Qwen/Qwen3-Reranker-0.6B, -4B and -8B in the Hugging Face cache %s; " HOW_TO_GET, cache,
-                    (int) strlen(known[0].id), known[0].id);
-    }
+    status = find_snapshot(cache, name, dir, err);
     qr_free(cache);
     return status;
 }

@@ -3,6 +3,7 @@
 #include "model/weights.h"
 
 #include "base/mem.h"
+#include "model/builtin.h"
 
 #include <stddef.h>
 #include <stdio.h>
@@ -201,14 +202,24 @@ static qr_status open_folder(qr_model *model, qr_error *err)
     return status;
 }
 
+static qr_status open_builtin(qr_model *model, qr_error *err)
+{
+    qr_file config, weights;
+    qr_status status = qr_builtin_file(&config, "config.json", err);
+    if (status == QR_OK) status = qr_builtin_file(&weights, "model.safetensors", err);
+    if (status == QR_OK) status = qr_config_parse(&model->config, (const char *) config.data, config.size, QR_BUILTIN "/config.json", err);
+    if (status == QR_OK) status = qr_checkpoint_open_memory(&model->ckpt, weights.data, weights.size, QR_BUILTIN "/model.safetensors", err);
+    return status;
+}
+
 qr_status qr_model_open(qr_model *model, const char *dir, qr_error *err)
 {
     *model = (qr_model){0};
-    qr_status status = check_folder(dir, err);
+    qr_status status = qr_is_builtin(dir) ? QR_OK : check_folder(dir, err);
     if (status != QR_OK) return status;
     model->dir = qr_strndup(dir, strlen(dir));
     if (model->dir == NULL) return qr_fail(err, QR_E_MEMORY, "%s: no memory for a path", dir);
-    status = open_folder(model, err);
+    status = qr_is_builtin(dir) ? open_builtin(model, err) : open_folder(model, err);
     if (status == QR_OK) status = take_all(model, err);
     if (status != QR_OK) qr_model_close(model);
     return status;

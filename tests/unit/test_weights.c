@@ -314,6 +314,9 @@ static void says_what_a_folder_lacks(void **state)
     (void) state;
     qr_model m;
     qr_error err;
+    assert_int_equal(qr_model_open(&m, "builtin", &err), QR_E_NOT_FOUND); /* these tests are built without one, see test_builtin.c */
+    assert_non_null(strstr(err.msg, "expected a build with the built-in demo model, found one without"));
+    assert_non_null(strstr(err.msg, "a folder of that name is ./builtin"));
     assert_int_equal(qr_model_open(&m, temp_name(&dir, "none").text, &err), QR_E_NOT_FOUND);
     assert_non_null(strstr(err.msg, "expected a model folder, found none"));
     assert_int_equal(qr_model_open(&m, dir.path, &err), QR_E_NOT_FOUND);
@@ -398,6 +401,7 @@ static void finds_models_in_the_cache(void **state)
     temp_text(&dir, "h/hub/models--Qwen--Qwen3-Reranker-4B/refs/bad", "../../../../etc");
     expect_missing("Qwen/Qwen3-Reranker-4B@bad", QR_E_FORMAT, "expected a commit of 40 hex digits");
 
+    expect_missing("builtin", QR_E_NOT_FOUND, "expected a build with the built-in demo model, found one without");
     setenv("QWEN_RERANK_MODEL_ID", "someone/else", 1);
     expect_missing(NULL, QR_E_NOT_FOUND, "someone/else: not in the Hugging Face cache");
     setenv("QWEN_RERANK_MODEL_ID", temp_name(&dir, "h").text, 1);

@@ -1,0 +1,113 @@
+/* See builtin.h. This file is compiled twice: with QR_BUILTIN_DIR for the libraries and the program, without it for tools and most tests,
+ * which need no copy of 8 MB each, and for builds that leave the model out.
+ *
+ * .incbin and not an array in a generated C file: compilers take seconds and a gigabyte for 8 million initialisers, the assembler nothing.
+ * (#embed is C23.) The symbols are hidden, so that they stay inside the shared library. */
+#include "model/builtin.h"
+
+#include "base/mem.h"
+
+#include <string.h>
+
+int qr_is_builtin(const char *model) { return model != NULL && strcmp(model, QR_BUILTIN) == 0; }
+
+#ifdef QR_BUILTIN_DIR
+
+#ifdef __APPLE__
+#define SECTION ".section __TEXT,__const\n"
+#define SYMBOL(name) "_" name
+#define HIDDEN(name) ".private_extern " name "\n"
+#define LOCAL(name) "Lqr_builtin_" name
+#define SECTION_END ".text\n"
+#else
+#define SECTION ".pushsection .rodata.qr_builtin, \"a\"\n"
+#define SYMBOL(name) name
+#define HIDDEN(name) ".hidden " name "\n"
+#define LOCAL(name) ".Lqr_builtin_" name
+#define SECTION_END ".popsection\n"
+#endif
+#define NAME(id) SYMBOL("qr_builtin_" #id)
+#define DEFINE(name) ".globl " name "\n" HIDDEN(name) name ":\n"
+
+/* const unsigned char qr_builtin_ID[] and const uint64_t qr_builtin_ID_size. The size is stored and not taken from a symbol at the end:
+ * Apple's linker may move what follows a symbol. Aligned to a cache line; tensors begin at any byte of a file anyway. */
+/* clang-format off */
+#define EMBED(id, file)                                                                                                                    \
+    extern const unsigned char qr_builtin_##id[] __attribute__((visibility("hidden")));                                                    \
+    extern const uint64_t qr_builtin_##id##_size __attribute__((visibility("hidden")));                                                    \
+    __asm__(SECTION                                                                                                                        \
+            ".balign 64\n"                                                                                                                 \
+            DEFINE(NAME(id))                                                                                                               \
+            ".incbin \"" QR_BUILTIN_DIR "/" file "\"\n"                                                                                    \
+            LOCAL(#id "_end") ":\n"                                                                                                        \
+            ".balign 8\n"                                                                                                                  \
+            DEFINE(NAME(id##_size))                                                                                                        \
+            ".quad " LOCAL(#id "_end") " - " NAME(id) "\n"                                                                                 \
+            SECTION_END)
+/* clang-format on */
+
+EMBED(config, "config.json");
+EMBED(tokenizer, "tokenizer.json");
+EMBED(weights, "model.safetensors");
+
+static const struct {
+    const char *name;
+    const unsigned char *data;
+    const uint64_t *size;
+} files[] = {
+    {"config.json", qr_builtin_config, &qr_builtin_config_size},
+    {"tokenizer.json", qr_builtin_tokenizer, &qr_builtin_tokenizer_size},
+    {"model.safetensors", qr_builtin_weights, &qr_builtin_weights_size},
+};
+enum { N_FILES = sizeof files / sizeof files[0] };
+
+int qr_builtin_present(void) { return 1; }
+
+size_t qr_builtin_bytes(void)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < N_FILES; i++) n += *files[i].size;
+    return n;
+}
+
+qr_status qr_builtin_file(qr_file *file, const char *name, qr_error *err)
+{
+    for (size_t i = 0; i < N_FILES; i++) {
+        if (strcmp(files[i].name, name) != 0) continue;
+        *file = (qr_file){.data = files[i].data, .size = *files[i].size, .borrowed = 1};
+        return QR_OK;
+    }
+    *file = (qr_file){0};
+    return qr_fail(err, QR_E_NOT_FOUND, QR_BUILTIN ": has no file %s", name);
+}
+
+#else
+
+int qr_builtin_present(void) { return 0; }
+size_t qr_builtin_bytes(void) { return 0; }
+
+qr_status qr_builtin_file(qr_file *file, const char *name, qr_error *err)
+{
+    (void) name;
+    *file = (qr_file){0};
+    return qr_fail(err, QR_E_NOT_FOUND,
+                   QR_BUILTIN ": expected a build with the " QR_BUILTIN_TITLE ", found one without (QR_BUILTIN was off, or models/builtin "
+                              "was missing); a folder of that name is ./" QR_BUILTIN);
+}
+
+#endif
+
+qr_status qr_model_tokenizer_open(qr_tokenizer **out, const char *model, qr_error *err)
+{
+    static const char name[] = "tokenizer.json";
+    *out = NULL;
+    if (qr_is_builtin(model)) {
+        qr_file file;
+        qr_status status = qr_builtin_file(&file, name, err);
+        return status != QR_OK ? status : qr_tok_open_memory(out, file.data, file.size, QR_BUILTIN "/tokenizer.json", err);
+    }
+    char *path = qr_path_join(model, name);
+    qr_status status = path != NULL ? qr_tok_open(out, path, err) : qr_fail(err, QR_E_MEMORY, "%s: no memory for a path", model);
+    qr_free(path);
+    return status;
+}
