@@ -49,7 +49,7 @@ build: ## the program, build/qwen-rerank, and both libraries (the default)
 	@test -e $(BUILD)/build.ninja || cmake -S . -B $(BUILD) $(configure) $(CMAKE_FLAGS)
 	@cmake --build $(BUILD)
 
-demo: build ## ranks some text found on this machine with a generated model
+demo: build ## ranks some text found on this machine
 	@scripts/demo.sh $(BUILD)
 
 data: build

@@ -5,6 +5,7 @@
 #include "cli/output.h"
 #include "cpu/features.h"
 #include "engine/backend.h"
+#include "model/builtin.h"
 #include "model/locate.h"
 
 #include <jansson.h>
@@ -82,8 +83,13 @@ static int run(const cli_args *args)
     put(&json, as_json, "chosen", chosen != NULL ? chosen->name : "none");
 
     /* A missing model is a finding, not a failure of the report, whose other lines may explain it; the exit code tells scripts. */
+    if (qr_builtin_present()) cli_bytes(text, sizeof text, qr_builtin_bytes());
+    put(&json, as_json, "built-in model", qr_builtin_present() ? text : "none in this build");
     status = qr_model_locate(args->model, &dir, &err);
-    put(&json, as_json, "model", status == QR_OK ? dir : as_json ? NULL : err.msg);
+    const char *model = status == QR_OK ? dir : as_json ? NULL : err.msg;
+    put(&json, as_json, "model", qr_is_builtin(dir) && !as_json ? QR_BUILTIN ", the " QR_BUILTIN_TITLE : model);
+    if (as_json) cli_json_bool(&json, "builtin_model", qr_is_builtin(dir));
+    cli_note_builtin(args, dir);
     if (as_json && status != QR_OK) cli_json_string(&json, "model_error", err.msg);
     if (status != QR_OK && code == CLI_OK) code = cli_exit_of_open(status);
     if (as_json) cli_json_close(&json, '}');

@@ -4,6 +4,7 @@
 
 #include "base/mem.h"
 #include "engine/backend.h"
+#include "model/builtin.h"
 #include "model/locate.h"
 
 #include <limits.h>
@@ -11,15 +12,17 @@
 #include <string.h>
 #include <unistd.h>
 
+#define MODEL_HELP                                                                                                                         \
+    "Model: a folder with config.json, tokenizer.json and model.safetensors, the name of a model in the Hugging Face cache, or builtin, "  \
+    "the small demo model inside this program (default: a Qwen3-Reranker of the cache, else builtin)."
+
 const cli_option cli_model_options[] = {
-    {"model", 'm', CLI_DIR, 0, offsetof(cli_args, model), "NAME|DIR", "QWEN_RERANK_MODEL_ID",
-     "Model: a folder with config.json, tokenizer.json and model.safetensors, or the name of a model in the Hugging Face cache."},
+    {"model", 'm', CLI_DIR, 0, offsetof(cli_args, model), "NAME|DIR", "QWEN_RERANK_MODEL_ID", MODEL_HELP},
     {0},
 };
 
 const cli_option cli_engine_options[] = {
-    {"model", 'm', CLI_DIR, 0, offsetof(cli_args, model), "NAME|DIR", "QWEN_RERANK_MODEL_ID",
-     "Model: a folder with config.json, tokenizer.json and model.safetensors, or the name of a model in the Hugging Face cache."},
+    {"model", 'm', CLI_DIR, 0, offsetof(cli_args, model), "NAME|DIR", "QWEN_RERANK_MODEL_ID", MODEL_HELP},
     {"instruction", 'i', CLI_TEXT, 0, offsetof(cli_args, instruction), "TEXT", "QWEN_RERANK_INSTRUCTION",
      "What makes a document relevant (default: the model card's web search instruction)."},
     {"max-length", 0, CLI_COUNT, 1, offsetof(cli_args, max_length), "N", "QWEN_RERANK_MAX_LENGTH",
@@ -75,6 +78,11 @@ int cli_model_locate(const cli_args *args, const char *name, char **dir)
     qr_status status = qr_model_locate(name, dir, &err);
     if (status != QR_OK) cli_error(args, "%s", err.msg);
     return cli_exit_of_open(status);
+}
+
+void cli_note_builtin(const cli_args *args, const char *dir)
+{
+    if (qr_is_builtin(dir)) cli_note(args, QR_LOG_WARN, "%s", QR_BUILTIN_NOTE);
 }
 
 static void print_log(void *arg, qr_log_level level, const char *message) { cli_note(arg, level, "%s", message); }

@@ -6,6 +6,8 @@
 
 /* Folder of the model that `name` stands for (NULL: the default one). The caller frees *dir with qr_free. Reports errors itself. */
 int cli_model_locate(const cli_args *args, const char *name, char **dir);
+/* The note that every engine logs, for commands that read the built-in model without one. */
+void cli_note_builtin(const cli_args *args, const char *dir);
 /* Opens the engine of the common options; close with qr_engine_close. Reports errors itself and returns an exit code. */
 int cli_engine_open(const cli_args *args, qr_engine **engine);
 /* Exit code for an error met while opening a model, or while scoring. */

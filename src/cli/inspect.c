@@ -3,6 +3,7 @@
 #include "base/mem.h"
 #include "cli/engine.h"
 #include "cli/output.h"
+#include "model/builtin.h"
 #include "model/weights.h"
 #include "text/prompt.h"
 
@@ -23,8 +24,9 @@ typedef struct facts {
     uint64_t bytes_bf16, bytes_f32; /* estimates of memory in use, without cached prefixes */
 } facts;
 
-/* Rough on purpose: packed matrices at 2 bytes per weight (4 only for f32 files computed in f32: there 16-bit weights stay 16-bit), the
- * embedding rows that a working set of text touches, residual, K and V of the default 2048 tokens, and the activations of 512. */
+/* Rough on purpose: packed matrices at 2 bytes per weight (4 where f32 and 8-bit files are computed in f32: 16-bit weights stay 16-bit
+ * there), the embedding rows that a working set of text touches, residual, K and V of the default 2048 tokens, and the activations of 512.
+ */
 static void estimate(facts *f)
 {
     const qr_config *c = &f->model.config;
@@ -36,7 +38,7 @@ static void estimate(facts *f)
                       (uint64_t) BATCH_TOKENS * 4 * (c->hidden + 2 * c->n_kv_heads * c->head_dim) +
                       (uint64_t) CHUNK_TOKENS * 4 * (c->hidden + 2 * c->n_heads * c->head_dim + c->inter);
     f->bytes_bf16 = 2 * weights + others;
-    f->bytes_f32 = (f->model.layers[0].q_proj->type == QR_T_F32 ? 4 : 2) * weights + others;
+    f->bytes_f32 = (qr_tensor_type_size(f->model.layers[0].q_proj->type) == 2 ? 2 : 4) * weights + others;
 }
 
 /* Layer of "model.layers.12.mlp.up_proj.weight", or -1. */
@@ -51,6 +53,14 @@ static void format_shape(const qr_tensor *t, char *out, size_t size)
     size_t n = 0;
     out[0] = 0;
     for (int d = 0; d < t->n_dims && n < size; d++) n += (size_t) snprintf(out + n, size - n, "%s%zu", d > 0 ? " x " : "", t->dims[d]);
+}
+
+/* The scales of 8-bit matrices are no parameters of the network. */
+static int is_scale(const char *name)
+{
+    static const char end[] = "_scale";
+    size_t n = strlen(name);
+    return n >= sizeof end - 1 && strcmp(name + n - (sizeof end - 1), end) == 0;
 }
 
 typedef struct layer_sum {
@@ -68,7 +78,7 @@ static layer_sum sum_layer(const qr_checkpoint *ckpt, long layer)
         const char *type = qr_tensor_type_name(t->type);
         sum.type = sum.n_tensors == 0 || strcmp(sum.type, type) == 0 ? type : "mixed";
         sum.n_tensors++;
-        sum.n_parameters += t->n_elements;
+        sum.n_parameters += is_scale(t->name) ? 0 : t->n_elements;
         sum.n_bytes += t->n_bytes;
     }
     return sum;
@@ -110,7 +120,7 @@ static void print_text(const cli_args *args, const facts *f)
 {
     const qr_config *c = &f->model.config;
     char a[32], b[32], path[4096];
-    printf("model        %s\n", f->model.dir);
+    printf("model        %s%s\n", f->model.dir, qr_is_builtin(f->model.dir) ? ", the " QR_BUILTIN_TITLE : "");
     for (size_t i = 0; i < f->model.ckpt.n_shards; i++) {
         const struct qr_shard *shard = &f->model.ckpt.shards[i];
         cli_text_safe(path, sizeof path, shard->path, strlen(shard->path), CLI_SAFE_ALL);
@@ -122,7 +132,8 @@ static void print_text(const cli_args *args, const facts *f)
     printf("vocabulary   %zu rows, tokenizer %zu ids, yes %u, no %u\n", c->vocab, f->vocab, f->yes_id, f->no_id);
     printf("head         %s\n", f->model.head == f->model.embed ? "tied to the embedding" : "its own");
     printf("prompt       %s\n", f->canonical ? "canonical" : "not the canonical prefix and suffix ids");
-    printf("parameters   %zu, stored in %s\n", f->model.n_parameters, cli_bytes(a, sizeof a, f->model.weight_bytes));
+    printf("parameters   %zu, stored in %s%s\n", f->model.n_parameters, cli_bytes(a, sizeof a, f->model.weight_bytes),
+           c->int8 ? ", 8-bit integers with a scale per row" : "");
     printf("memory       about %s in bf16, %s in f32; cached prefixes come on top\n", cli_bytes(a, sizeof a, f->bytes_bf16),
            cli_bytes(b, sizeof b, f->bytes_f32));
     printf("tensors      %zu\n", f->model.ckpt.n_tensors);
@@ -136,6 +147,7 @@ static void print_json(const cli_args *args, const facts *f)
     cli_json json = {.pretty = 1};
     cli_json_open(&json, NULL, '{');
     cli_json_string(&json, "model", f->model.dir);
+    cli_json_bool(&json, "builtin_model", qr_is_builtin(f->model.dir));
     cli_json_open(&json, "files", '[');
     for (size_t i = 0; i < f->model.ckpt.n_shards; i++) {
         cli_json_open(&json, NULL, '{');
@@ -156,6 +168,7 @@ static void print_json(const cli_args *args, const facts *f)
     cli_json_real(&json, "rope_theta", c->rope_theta, 17);
     cli_json_real(&json, "rms_eps", (double) c->rms_eps, 9);
     cli_json_string(&json, "torch_dtype", c->torch_dtype);
+    cli_json_bool(&json, "int8", c->int8);
     cli_json_close(&json, '}');
     cli_json_bool(&json, "tied", f->model.head == f->model.embed);
     cli_json_int(&json, "n_parameters", f->model.n_parameters);
@@ -195,13 +208,13 @@ static int run(const cli_args *args)
     qr_error err = {0};
     qr_tokenizer *tok = NULL;
     qr_prompt *prompt = NULL;
-    char *dir = NULL, *path = NULL;
+    char *dir = NULL;
     int opened = 0, code = cli_model_locate(args, args->operands.n > 0 ? args->operands.items[0] : args->model, &dir);
     if (code != CLI_OK) return code;
+    cli_note_builtin(args, dir);
     qr_status status = qr_model_open(&f.model, dir, &err);
     opened = status == QR_OK;
-    if (status == QR_OK && (path = qr_path_join(dir, "tokenizer.json")) == NULL) status = qr_fail(&err, QR_E_MEMORY, "out of memory");
-    if (status == QR_OK) status = qr_tok_open(&tok, path, &err);
+    if (status == QR_OK) status = qr_model_tokenizer_open(&tok, dir, &err);
     if (status == QR_OK) status = qr_prompt_open(&prompt, tok, &(qr_options){0}, &err);
     if (status == QR_OK) {
         f.vocab = qr_tok_vocab_size(tok);
@@ -219,7 +232,6 @@ static int run(const cli_args *args)
     qr_prompt_close(prompt);
     qr_tok_close(tok);
     if (opened) qr_model_close(&f.model);
-    qr_free(path);
     qr_free(dir);
     return code;
 }
@@ -228,7 +240,7 @@ const cli_command cli_inspect = {
     .name = "inspect",
     .operands = "[MODEL]",
     .max_operands = 1,
-    .summary = "show what a model folder holds and needs",
+    .summary = "show what a model holds and needs",
     .text = "Checks the configuration, every tensor's name, shape and type, the tokenizer and the prompt, without loading weights.",
     .groups = {options, cli_model_options, cli_general_options},
     .run = run,

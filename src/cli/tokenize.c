@@ -4,7 +4,7 @@
 #include "cli/engine.h"
 #include "cli/input.h"
 #include "cli/output.h"
-#include "text/tokenizer.h"
+#include "model/builtin.h"
 
 #include <string.h>
 #include <unistd.h>
@@ -63,19 +63,15 @@ static int run(const cli_args *args)
     qr_error err = {0};
     qr_tokenizer *tok = NULL;
     qr_ids ids = {0};
-    char *dir = NULL, *path = NULL, *block = NULL;
+    char *dir = NULL, *block = NULL;
     const char *text = args->operands.n > 0 ? args->operands.items[0] : "-";
     size_t len = strlen(text);
     int code = CLI_OK, replaced = 0;
     if (args->tokenizer == NULL) {
         if ((code = cli_model_locate(args, args->model, &dir)) != CLI_OK) goto done;
-        if ((path = qr_path_join(dir, "tokenizer.json")) == NULL) {
-            cli_error(args, "out of memory");
-            code = CLI_FAILURE;
-            goto done;
-        }
+        cli_note_builtin(args, dir);
     }
-    qr_status status = qr_tok_open(&tok, path != NULL ? path : args->tokenizer, &err);
+    qr_status status = dir != NULL ? qr_model_tokenizer_open(&tok, dir, &err) : qr_tok_open(&tok, args->tokenizer, &err);
     if (status != QR_OK) {
         cli_error(args, "%s", err.msg);
         code = cli_exit_of_open(status);
@@ -100,7 +96,6 @@ done:
     qr_ids_deinit(&ids);
     qr_tok_close(tok);
     qr_free(block);
-    qr_free(path);
     qr_free(dir);
     return code;
 }
