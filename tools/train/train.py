@@ -1,0 +1,333 @@
+#!/usr/bin/env python3
+"""Trains the built-in model: relevance labels and the teacher's graded scores, through the canonical prompt.
+
+usage: train.py WORK [--steps N] [--seed S] [--minutes M] [--out NAME]
+
+Starts from WORK/initial.pt, or goes on from WORK/NAME.pt if that is there (it is written every five minutes and at the end; --minutes
+ends a run early, to go on later). Prints losses and, every so often, ranking quality on the development sets.
+"""
+
+import argparse
+import json
+import math
+import os
+import pathlib
+import random
+import sys
+import time
+
+import numpy as np
+import tokenizers
+import torch
+import torch.nn.functional as F
+
+import evaluate
+import model as m
+import prepare
+import prompt
+
+INSTRUCTIONS = [
+    "Retrieve passages that answer the question",
+    "Find the document that best matches the query",
+    "Given a question, find text that answers it",
+    "Given a user question, retrieve the help article that solves it",
+    "Given a search query, retrieve relevant documents",
+    "Given a term, retrieve its definition",
+    "Find the software package that does what is asked for",
+    "Given a description, retrieve the entry that it describes",
+    "Retrieve documentation relevant to the task",
+    "Judge whether the passage is about the topic of the query",
+    "Given a sentence, find the text that it comes from",
+    "Find relevant text",
+    "Which of these documents is useful to the person who asks?",
+    "Given a keyword query, retrieve documents about the subject",
+    "Retrieve semantically similar text",
+    "You are a helpful librarian. Choose texts that satisfy the reader's request.",
+]
+
+
+DECAY = 0.3  # of all steps, at the end
+
+
+def typo(text, rng):
+    at = rng.randrange(len(text))
+    kind = rng.random()
+    if kind < 0.35 and at + 1 < len(text):
+        return text[:at] + text[at + 1] + text[at] + text[at + 2 :]
+    if kind < 0.7:
+        return text[:at] + text[at + 1 :]
+    return text[:at] + rng.choice("abcdefghijklmnoprstuvwy") + text[at:]
+
+
+def disturb(query, rng):
+    """Queries as people type them."""
+    kind = rng.random()
+    if kind < 0.06:
+        return query.lower()
+    if kind < 0.07:
+        return query.upper()
+    if kind < 0.12 and len(query) > 12:
+        return typo(query, rng)
+    if kind < 0.15:
+        return rng.choice(["please tell me: %s", "hello, %s", "%s please", "I need help. %s", "quick question: %s", "can you tell me %s", "%s thanks"]) % query
+    if kind < 0.17:
+        return query.rstrip("?.!")
+    return query
+
+
+class Data:
+    def __init__(self, work):
+        self.examples = prepare.load(work)
+        self.queries = np.load(work / "queries.f16.npy")
+        self.texts = np.load(work / "texts.f16.npy")
+        self.negatives = np.load(work / "negatives.npy")
+        self.tokenizer = tokenizers.Tokenizer.from_file(str(work / "tokenizer.json"))
+        self.train = [i for i, e in enumerate(self.examples) if e["split"] == "train"]
+        self.kinds = {}
+        for i in self.train:
+            self.kinds.setdefault(self.examples[i]["kind"], []).append(i)
+        # kinds are drawn by a power of their size, so that small collections of real questions and instructions count
+        self.names = sorted(self.kinds)
+        self.weights = [len(self.kinds[k]) ** 0.75 for k in self.names]
+        self.suffix = self.encode(prompt.SUFFIX)
+        self.cache = {}
+
+    def encode(self, text):
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def document(self, i, cap):
+        ids = self.cache.get(i)
+        if ids is None:
+            ids = self.cache[i] = np.array(self.encode(" " + self.examples[i]["text"])[:400], np.uint16)
+        return ids[:cap].tolist()
+
+    def head(self, instruction, query):
+        first = self.encode(f"{prompt.PREFIX}<Instruct>: {instruction}\n<Query>:")
+        rest = self.encode(f" {query}\n<Document>:")
+        return first + rest, (len(first), len(first) + len(rest) - 2)
+
+
+def logit(p):
+    return torch.log(p / (1 - p))
+
+
+def targets(similar, positive):
+    """Wanted P(yes): the label's, shaded by the teacher's cosine. A negative that the teacher thinks close may well be relevant."""
+    related = 0.005 + 0.80 * torch.sigmoid(14 * (similar - 0.64))
+    good = (0.82 + 0.35 * (similar - 0.3)).clamp(0.80, 0.98)
+    return torch.where(positive, good, related)
+
+
+def draw(data, rng, tokens):
+    """One batch: queries with candidates, about so many document tokens."""
+    cap = rng.choice([40, 64, 64, 96, 96, 128, 160])
+    if rng.random() < 0.04:  # few: attention is padded to the longest
+        cap, tokens = 400, tokens // 2
+    heads, spans, docs, owner, query_vectors, doc_vectors, positive, empty = [], [], [], [], [], [], [], []
+    used = 0
+    while used < tokens:
+        kind = rng.choices(data.names, data.weights)[0]
+        i = rng.choice(data.kinds[kind])
+        e = data.examples[i]
+        instruction = prompt.INSTRUCTION if rng.random() < 0.55 else rng.choice(INSTRUCTIONS)
+        head, span = data.head(instruction, disturb(e["query"], rng))
+        hard = [int(x) for x in data.negatives[i] if x >= 0 and data.examples[x]["split"] == "train"]
+        # of each sort of hard negative, near ones more often than far ones
+        lexical, semantic = [x for x in hard if x in data.negatives[i][: prepare.HARD]], [x for x in hard if x in data.negatives[i][prepare.HARD :]]
+        chosen = rng.sample(lexical[:12], min(len(lexical[:12]), 3)) + rng.sample(semantic, min(len(semantic), 3))
+        chosen += [rng.choice(data.kinds[kind]) for _ in range(2)] + [rng.choice(data.train) for _ in range(3)]
+        chosen = [x for x in dict.fromkeys(chosen) if data.examples[x]["group"] != e["group"] and data.examples[x]["text"] != e["text"]]
+        rows = ([] if rng.random() < 0.06 else [i]) + chosen
+        number = len(heads)
+        heads.append(head)
+        spans.append(span)
+        query_vectors.append(i)
+        for x in rows:
+            ids = data.document(x, cap)
+            docs.append(ids)
+            owner.append(number)
+            doc_vectors.append(x)
+            positive.append(x == i)
+            empty.append(False)
+            used += len(ids) + len(data.suffix)
+        if rng.random() < 0.10:
+            docs.append(data.encode(rng.choice([" ", " ", " .", " N/A", " TODO", " -"])))
+            owner.append(number)
+            doc_vectors.append(i)
+            positive.append(False)
+            empty.append(True)
+    batch = m.make_batch(heads, spans, docs, owner, data.suffix)
+    q = torch.from_numpy(data.queries[query_vectors]).float()
+    d = torch.from_numpy(data.texts[doc_vectors]).float()
+    similar = (q[batch.doc_head] * d).sum(-1)
+    wanted = targets(similar, torch.tensor(positive))
+    wanted[torch.tensor(empty)] = 0.01
+    return batch, wanted, q, d, torch.tensor(positive), torch.tensor(empty)
+
+
+def pool(hidden, number_of, count):
+    keep = number_of >= 0
+    total = torch.zeros(count, hidden.shape[1]).index_add(0, number_of[keep], hidden[keep])
+    return total / torch.bincount(number_of[keep], minlength=count).clamp(min=1)[:, None]
+
+
+def listwise(margin, wanted, owner, count, temperature=1.5):
+    """KL divergence between the wanted and the found distribution over each query's documents."""
+
+    def log_softmax(z):
+        most = torch.full((count,), -1e9).scatter_reduce(0, owner, z.detach(), "amax")
+        shifted = z - most[owner]
+        return shifted - torch.zeros(count).index_add(0, owner, shifted.exp()).log()[owner]
+
+    want = log_softmax(logit(wanted) / temperature)
+    return (want.exp() * (want - log_softmax(margin / temperature))).sum() / count
+
+
+@torch.inference_mode()
+def score(model, data, items, yes, no):
+    """items: [(instruction, query, [documents])] -> list of lists of margins"""
+    out = []
+    for instruction, query, documents in items:
+        head, span = data.head(instruction or prompt.INSTRUCTION, query)
+        docs = [data.encode(" " + d)[:600] for d in documents]
+        with torch.autocast("cpu", torch.bfloat16):
+            last, _ = model(m.make_batch([head], [span], docs, [0] * len(docs), data.suffix))
+        out.append(model.margins(last.float(), yes, no).tolist())
+    return out
+
+
+def development_sets(data, work):
+    """Packages and others held out for development, and the development questions."""
+    rng = random.Random(7)
+    dev = [i for i, e in enumerate(data.examples) if e["split"] == "dev"]
+    sets = {"packages": [], "others": []}
+    rng.shuffle(dev)
+    for i in dev:
+        e = data.examples[i]
+        name = "packages" if e["kind"] == "package" else "others"
+        if len(sets[name]) >= 120:
+            continue
+        near = [int(x) for x in data.negatives[i] if x >= 0][:32]
+        others = rng.sample(near, min(9, len(near))) + rng.sample(dev, 10)
+        others = [x for x in others if data.examples[x]["group"] != e["group"]]
+        sets[name].append((None, e["query"], [e["text"]] + [data.examples[x]["text"] for x in others], [i] + others))
+    questions = pathlib.Path(__file__).with_name("questions-dev.json")
+    if questions.exists():
+        sets["questions"] = [(q.get("instruction"), q["query"], [q["answer"]] + q["distractors"], None) for q in json.loads(questions.read_text())]
+    return sets
+
+
+def measure(model, data, sets, yes, no):
+    model.eval()
+    out = []
+    for name, items in sets.items():
+        scores = score(model, data, [item[:3] for item in items], yes, no)
+        rank = [evaluate.mrr(s, [0]) for s in scores]
+        first = sum(torch.sigmoid(torch.tensor(s[0])).item() for s in scores) / len(scores)
+        rest = sum(torch.sigmoid(torch.tensor(s[1:])).mean().item() for s in scores) / len(scores)
+        out.append(f"{name} MRR {sum(rank) / len(rank):.3f} (P {first:.2f} : {rest:.2f})")
+    model.train()
+    return ", ".join(out)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=pathlib.Path)
+    parser.add_argument("--steps", type=int, default=9000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=math.inf)
+    parser.add_argument("--tokens", type=int, default=5000, help="document tokens a batch")
+    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--out", default="trained")
+    parser.add_argument("--no-compile", dest="compile", action="store_false", help="without torch.compile, which needs g++")
+    parser.add_argument("--measure", type=int, default=500)
+    a = parser.parse_args()
+
+    data = Data(a.work)
+    yes, no = data.tokenizer.token_to_id("yes"), data.tokenizer.token_to_id("no")
+    torch.manual_seed(a.seed)
+    model = m.Model(m.Config(vocab_size=data.tokenizer.get_vocab_size()))
+    config = model.config
+    initial = torch.load(a.work / "initial.pt")
+    model.load_state_dict(initial["model"])
+    # auxiliary heads, thrown away afterwards: query and document, averaged in the middle of the network, must tell the teacher's embedding
+    aux = torch.nn.Linear(config.hidden_size, 384, bias=False)
+    with torch.no_grad():
+        aux.weight.normal_(0, 0.01)
+        aux.weight[:, : initial["axes"].shape[1]] += initial["axes"]
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and n != "embed"] + list(aux.parameters())
+    groups = [
+        {"params": matrices, "lr": a.lr, "weight_decay": 0.02},
+        {"params": [p for p in model.parameters() if p.ndim == 1], "lr": a.lr, "weight_decay": 0.0},
+        {"params": [model.embed], "lr": a.lr * 0.3, "weight_decay": 0.0},
+    ]
+    for g in groups:
+        g["base"] = g["lr"]
+    optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-8, fused=True)
+    step, spent = 0, 0.0
+    path = a.work / f"{a.out}.pt"
+    if path.exists():
+        state = torch.load(path)
+        model.load_state_dict(state["model"])
+        aux.load_state_dict(state["aux"])
+        optimiser.load_state_dict(state["optimiser"])
+        step, spent = state["step"], state["spent"]
+        print(f"going on at step {step}")
+
+    def save(path):
+        state = {"model": model.state_dict(), "aux": aux.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "spent": spent + time.time() - began}
+        torch.save(state, path.with_suffix(".part"))
+        os.replace(path.with_suffix(".part"), path)
+
+    # about twice as fast: on a CPU the small operations between the matrix products cost more than the products
+    forward = torch.compile(model.__call__, dynamic=True) if a.compile else model
+    sets = development_sets(data, a.work)
+    began = saved = time.time()
+    print(f"step {step}: {measure(model, data, sets, yes, no)}", flush=True)
+    sums, seen = [0.0] * 4, [0, 0, 0]
+    while step < a.steps and time.time() - began < a.minutes * 60:
+        progress = step / a.steps
+        # warm-up, constant, then down to nothing: a longer run can go on from the end of the constant part
+        rate = min(1.0, (step + 1) / 100, (1 - progress) / DECAY)
+        if step == round(a.steps * (1 - DECAY)):
+            save(a.work / f"{a.out}-constant.pt")
+        for g in optimiser.param_groups:
+            g["lr"] = g["base"] * rate
+        # a batch depends on the seed and the step alone, so that a run that was cut goes on as it would have
+        rng = random.Random(f"{a.seed}/{step}")
+        batch, wanted, q, d, positive, empty = draw(data, rng, a.tokens)
+        with torch.autocast("cpu", torch.bfloat16):
+            last, middle = forward(batch, aux_layer=config.num_hidden_layers - 2)
+        margin = model.margins(last.float(), yes, no)
+        count = len(q)
+        # the label's side and the other weigh the same
+        weight = torch.where(positive, 3.0, 1.0)
+        point = (F.binary_cross_entropy_with_logits(margin, wanted, reduction="none") * weight).sum() / weight.sum()
+        ranks = listwise(margin, wanted, batch.doc_head, count)
+        near_q = 1 - F.cosine_similarity(aux(pool(middle.float(), batch.query_of, count)), q).mean()
+        near_d = 1 - F.cosine_similarity(aux(pool(middle.float(), batch.text_of, len(d))), d)[~empty].mean()
+        loss = point + 0.7 * ranks + 0.5 * (1 - 0.7 * progress) * (near_q + near_d)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        step += 1
+        for i, value in enumerate((point, ranks, near_q, near_d)):
+            sums[i] += value.item()
+        seen = [seen[0] + 1, seen[1] + len(wanted), seen[2] + len(batch.ids)]
+        if step % 50 == 0:
+            n, seconds = seen[0], time.time() - began
+            print(f"step {step}: pointwise {sums[0] / n:.4f}, listwise {sums[1] / n:.4f}, query {sums[2] / n:.3f}, document {sums[3] / n:.3f}; "
+                  f"{seen[1] / n:.0f} pairs and {seen[2] / n:.0f} tokens a step, {(spent + seconds) / 60:.1f} min, {seconds / max(1, step - 0):.3f}", flush=True)
+            sums, seen = [0.0] * 4, [0, 0, 0]
+        if step % a.measure == 0:
+            print(f"step {step}: {measure(model, data, sets, yes, no)}", flush=True)
+        if time.time() - saved > 300:
+            save(path)
+            saved = time.time()
+    save(path)
+    print(f"step {step}: {measure(model, data, sets, yes, no)}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
