@@ -88,6 +88,7 @@ QUANTISED = {
 def write(directory, weights, config, tokenizer):
     directory.mkdir(parents=True, exist_ok=True)
     safetensors.torch.save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    (directory / "model.safetensors").chmod(0o644)
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     if tokenizer.resolve() != (directory / "tokenizer.json").resolve():
         shutil.copyfile(tokenizer, directory / "tokenizer.json")

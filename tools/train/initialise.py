@@ -94,17 +94,22 @@ def construct(config, table, tokenizer):
         for token in tokenizer.get_added_tokens_decoder():
             e[token, :CONTENT] = 0
             e[token, SUFFIX] = 1
-        e[tokenizer.token_to_id("yes"), SCORE] += 0.5
-        e[tokenizer.token_to_id("no"), SCORE] -= 0.5
+        for text in ("Ċ", "ĊĊ"):  # the last token is one: its hidden state is to hold the averages alone
+            e[tokenizer.token_to_id(text), :CONTENT] = 0
+            e[tokenizer.token_to_id(text), SUFFIX] = 1
+        answers = [tokenizer.token_to_id(text) for text in ("yes", "no")]
+        e[answers] = e[answers].mean(0)
+        e[answers, SCORE] = torch.tensor([1.0, -1.0])
 
         def rows(layer, part, head):  # part 0: query, 1: key, 2: value
             return layer.qkv[part * width + head * d : part * width + (head + 1) * d]
 
         # segments
         first = model.layers[0]
-        q, k, v = (rows(first, part, 0) for part in range(3))
+        q, k, v = (rows(first, part, 0).zero_() for part in range(3))
         q[low[0], CONST] = 20
         k[low[0], MARK_QUERY] = k[low[0], MARK_DOC] = 20
+        k[low[1], CONST] = 20  # other tokens, at a right angle; the norm of keys leaves none of them small
         v[0, MARK_QUERY] = v[1, MARK_DOC] = 0.25
         first.o[SEEN_QUERY, 0] = 1
         first.o[SEEN_DOC, 1] = 1
@@ -118,7 +123,8 @@ def construct(config, table, tokenizer):
         for head in range(heads):
             projection = torch.linalg.qr(torch.randn(CONTENT, len(slow)))[0].T
             for part in (0, 1):
-                rows(match, part, head)[slow, :CONTENT] += projection
+                rows(match, part, head).zero_()[slow, :CONTENT] += projection
+            rows(match, 2, head)[0] = 0
             rows(match, 2, head)[0, SEEN_QUERY] = 0.5
             rows(match, 2, head)[0, SEEN_DOC] = -1.0
             match.o[MATCH, head * d] = 0.25
@@ -126,7 +132,7 @@ def construct(config, table, tokenizer):
         # averages: heads 0 and 1 look at the document, 2 and 3 at the query
         pool = model.layers[-2]
         for head in range(heads):
-            q, k, v = (rows(pool, part, head) for part in range(3))
+            q, k, v = (rows(pool, part, head).zero_() for part in range(3))
             q[low[0], CONST] = 20
             k[low[1], CONST] = 4  # what is neither: at a right angle to the question
             seen = {SEEN_DOC: 8, SUFFIX: -16} if head < 2 else {SEEN_QUERY: 8, SEEN_DOC: -16}
@@ -135,7 +141,7 @@ def construct(config, table, tokenizer):
             begin, count = (0, d) if head % 2 == 0 else (d, POOLED - d)
             v[torch.arange(count), torch.arange(begin, begin + count)] = 1
             into = begin + (POOLED if head < 2 else 0)
-            pool.o[torch.arange(into, into + count), head * d + torch.arange(count)] += 1.5
+            pool.o[torch.arange(into, into + count), head * d + torch.arange(count)] += 5
             if head == 1:
                 v[count, MATCH] = 1
                 pool.o[MATCH, head * d + count] = 1
@@ -146,7 +152,7 @@ def construct(config, table, tokenizer):
             pool.gate_up[n + base + at] = 0
             pool.gate_up[base + at, at] = sign * 1.0
             pool.gate_up[n + base + at, POOLED + at] = sign * 1.0
-            pool.down[SCORE, base + at] = 0.15
+            pool.down[SCORE, base + at] = 0.06
     return model
 
 
@@ -155,7 +161,11 @@ def main():
         sys.exit(__doc__)
     work, seed = pathlib.Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1
     tokenizer = tokenizers.Tokenizer.from_file(str(work / "tokenizer.json"))
-    table, axes = static_embeddings(work, tokenizer, seed)
+    if not (work / "static.pt").exists():
+        table, axes = static_embeddings(work, tokenizer, seed)
+        torch.save({"table": table, "axes": axes}, work / "static.pt")
+    static = torch.load(work / "static.pt")
+    table, axes = static["table"], static["axes"]
     config = m.Config(vocab_size=tokenizer.get_vocab_size())
     torch.manual_seed(seed)
     model = construct(config, table, tokenizer)

@@ -36,9 +36,9 @@ class Layer(nn.Module):
         self.q_norm = nn.Parameter(torch.ones(c.head_dim))
         self.k_norm = nn.Parameter(torch.ones(c.head_dim))
         self.qkv = nn.Parameter(torch.randn(3 * width, c.hidden_size) * 0.02)
-        self.o = nn.Parameter(torch.randn(c.hidden_size, width) * 0.01)
+        self.o = nn.Parameter(torch.randn(c.hidden_size, width) * 0.003)
         self.gate_up = nn.Parameter(torch.randn(2 * c.intermediate_size, c.hidden_size) * 0.04)
-        self.down = nn.Parameter(torch.randn(c.hidden_size, c.intermediate_size) * 0.01)
+        self.down = nn.Parameter(torch.randn(c.hidden_size, c.intermediate_size) * 0.003)
 
 
 @dataclasses.dataclass

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 
 import evaluate
+import initialise
 import model as m
 import prepare
 import prompt
@@ -45,6 +46,10 @@ INSTRUCTIONS = [
     "You are a helpful librarian. Choose texts that satisfy the reader's request.",
 ]
 
+
+# "What is X?" with X in the answer is easily learnt and teaches that shared words decide; questions of other forms are few.
+FAVOUR = {"wordnet": 0.3, "gcide": 0.3, "foldoc": 0.6, "jargon": 0.6, "perlfaq": 4, "debian-faq": 4, "anarchism": 4, "gnome": 4, "gnucash": 2,
+          "anarchism-more": 3, "harden": 2, "debian-handbook": 2, "debian-handbook-more": 2}
 
 DECAY = 0.3  # of all steps, at the end
 
@@ -75,6 +80,22 @@ def disturb(query, rng):
     return query
 
 
+TRAP_SIMILARITY, TRAP_SCORE = 0.3, 0.05
+
+
+def trap(query, text, rng):
+    """Another text with words of the query strewn in: shared words alone do not make an answer."""
+    words = text.split()[: rng.choice([15, 25, 40, 60])]
+    asked = query.split()
+    at = rng.randrange(len(asked))
+    parts = [asked[at : at + 4]] if rng.random() < 0.3 else [[w] for w in asked if len(w) > 2 or rng.random() < 0.2]
+    for part in parts:
+        if rng.random() < 0.8:
+            where = rng.randrange(len(words) + 1)
+            words[where:where] = [w.lower() if where else w for w in part]
+    return " ".join(words)
+
+
 class Data:
     def __init__(self, work):
         self.examples = prepare.load(work)
@@ -88,7 +109,7 @@ class Data:
             self.kinds.setdefault(self.examples[i]["kind"], []).append(i)
         # kinds are drawn by a power of their size, so that small collections of real questions and instructions count
         self.names = sorted(self.kinds)
-        self.weights = [len(self.kinds[k]) ** 0.75 for k in self.names]
+        self.weights = [FAVOUR.get(k, 1.0) * len(self.kinds[k]) ** 0.75 for k in self.names]
         self.suffix = self.encode(prompt.SUFFIX)
         self.cache = {}
 
@@ -107,10 +128,6 @@ class Data:
         return first + rest, (len(first), len(first) + len(rest) - 2)
 
 
-def logit(p):
-    return torch.log(p / (1 - p))
-
-
 def targets(similar, positive):
     """Wanted P(yes): the label's, shaded by the teacher's cosine. A negative that the teacher thinks close may well be relevant."""
     related = 0.005 + 0.80 * torch.sigmoid(14 * (similar - 0.64))
@@ -123,7 +140,7 @@ def draw(data, rng, tokens):
     cap = rng.choice([40, 64, 64, 96, 96, 128, 160])
     if rng.random() < 0.04:  # few: attention is padded to the longest
         cap, tokens = 400, tokens // 2
-    heads, spans, docs, owner, query_vectors, doc_vectors, positive, empty = [], [], [], [], [], [], [], []
+    heads, spans, docs, owner, query_vectors, doc_vectors, positive, empty, trapped = [], [], [], [], [], [], [], [], []
     used = 0
     while used < tokens:
         kind = rng.choices(data.names, data.weights)[0]
@@ -150,6 +167,15 @@ def draw(data, rng, tokens):
             positive.append(x == i)
             empty.append(False)
             used += len(ids) + len(data.suffix)
+        for _ in range(rng.choice([0, 1, 1, 2])):
+            other = rng.choice(data.train)
+            if data.examples[other]["group"] != e["group"]:
+                docs.append(data.encode(" " + trap(e["query"], data.examples[other]["text"], rng))[:cap])
+                owner.append(number)
+                doc_vectors.append(other)
+                positive.append(False)
+                empty.append(False)
+                trapped.append(len(docs) - 1)
         if rng.random() < 0.10:
             docs.append(data.encode(rng.choice([" ", " ", " .", " N/A", " TODO", " -"])))
             owner.append(number)
@@ -157,30 +183,39 @@ def draw(data, rng, tokens):
             positive.append(False)
             empty.append(True)
     batch = m.make_batch(heads, spans, docs, owner, data.suffix)
+    batch.text_of[torch.isin(batch.text_of, torch.tensor(trapped, dtype=torch.long))] = -1  # their texts are no longer what the teacher read
     q = torch.from_numpy(data.queries[query_vectors]).float()
     d = torch.from_numpy(data.texts[doc_vectors]).float()
     similar = (q[batch.doc_head] * d).sum(-1)
+    similar[trapped] = TRAP_SIMILARITY
     wanted = targets(similar, torch.tensor(positive))
+    wanted[trapped] = TRAP_SCORE
     wanted[torch.tensor(empty)] = 0.01
-    return batch, wanted, q, d, torch.tensor(positive), torch.tensor(empty)
+    return batch, wanted, q, d, similar, torch.tensor(positive), torch.tensor(empty)
 
 
-def pool(hidden, number_of, count):
+def distance(hidden, number_of, wanted):
+    """How far the averages of query or document tokens, in the middle of the network, are from the teacher's embeddings of the texts, as
+    1 - cosine, over the meaning's dimensions and over those that are compared; initialise.py says which these are."""
     keep = number_of >= 0
-    total = torch.zeros(count, hidden.shape[1]).index_add(0, number_of[keep], hidden[keep])
-    return total / torch.bincount(number_of[keep], minlength=count).clamp(min=1)[:, None]
+    count, width = wanted.shape
+    hidden = F.rms_norm(hidden, hidden.shape[-1:])[keep, :width]  # as a layer sees them: tokens without meaning stay small
+    pooled = torch.zeros(count, width).index_add(0, number_of[keep], hidden)
+    some = torch.bincount(number_of[keep], minlength=count) > 0
+    cosine = lambda n: F.cosine_similarity(pooled[some, :n], wanted[some, :n]).mean()
+    return 1 - (cosine(width) + cosine(initialise.POOLED)) / 2
 
 
-def listwise(margin, wanted, owner, count, temperature=1.5):
-    """KL divergence between the wanted and the found distribution over each query's documents."""
+def listwise(margin, wanted, owner, count):
+    """KL divergence between the wanted and the found distribution over each query's documents; both are given as logits."""
 
     def log_softmax(z):
         most = torch.full((count,), -1e9).scatter_reduce(0, owner, z.detach(), "amax")
         shifted = z - most[owner]
         return shifted - torch.zeros(count).index_add(0, owner, shifted.exp()).log()[owner]
 
-    want = log_softmax(logit(wanted) / temperature)
-    return (want.exp() * (want - log_softmax(margin / temperature))).sum() / count
+    want = log_softmax(wanted)
+    return (want.exp() * (want - log_softmax(margin))).sum() / count
 
 
 @torch.inference_mode()
@@ -237,7 +272,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=math.inf)
     parser.add_argument("--tokens", type=int, default=5000, help="document tokens a batch")
-    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--lr", type=float, default=1.2e-3)
     parser.add_argument("--out", default="trained")
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="without torch.compile, which needs g++")
     parser.add_argument("--measure", type=int, default=500)
@@ -250,12 +285,8 @@ def main():
     config = model.config
     initial = torch.load(a.work / "initial.pt")
     model.load_state_dict(initial["model"])
-    # auxiliary heads, thrown away afterwards: query and document, averaged in the middle of the network, must tell the teacher's embedding
-    aux = torch.nn.Linear(config.hidden_size, 384, bias=False)
-    with torch.no_grad():
-        aux.weight.normal_(0, 0.01)
-        aux.weight[:, : initial["axes"].shape[1]] += initial["axes"]
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and n != "embed"] + list(aux.parameters())
+    axes = initial["axes"]
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and n != "embed"]
     groups = [
         {"params": matrices, "lr": a.lr, "weight_decay": 0.02},
         {"params": [p for p in model.parameters() if p.ndim == 1], "lr": a.lr, "weight_decay": 0.0},
@@ -269,13 +300,12 @@ def main():
     if path.exists():
         state = torch.load(path)
         model.load_state_dict(state["model"])
-        aux.load_state_dict(state["aux"])
         optimiser.load_state_dict(state["optimiser"])
         step, spent = state["step"], state["spent"]
         print(f"going on at step {step}")
 
     def save(path):
-        state = {"model": model.state_dict(), "aux": aux.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "spent": spent + time.time() - began}
+        state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "spent": spent + time.time() - began}
         torch.save(state, path.with_suffix(".part"))
         os.replace(path.with_suffix(".part"), path)
 
@@ -295,18 +325,18 @@ def main():
             g["lr"] = g["base"] * rate
         # a batch depends on the seed and the step alone, so that a run that was cut goes on as it would have
         rng = random.Random(f"{a.seed}/{step}")
-        batch, wanted, q, d, positive, empty = draw(data, rng, a.tokens)
+        batch, wanted, q, d, similar, positive, empty = draw(data, rng, a.tokens)
         with torch.autocast("cpu", torch.bfloat16):
             last, middle = forward(batch, aux_layer=config.num_hidden_layers - 2)
         margin = model.margins(last.float(), yes, no)
-        count = len(q)
         # the label's side and the other weigh the same
         weight = torch.where(positive, 3.0, 1.0)
         point = (F.binary_cross_entropy_with_logits(margin, wanted, reduction="none") * weight).sum() / weight.sum()
-        ranks = listwise(margin, wanted, batch.doc_head, count)
-        near_q = 1 - F.cosine_similarity(aux(pool(middle.float(), batch.query_of, count)), q).mean()
-        near_d = 1 - F.cosine_similarity(aux(pool(middle.float(), batch.text_of, len(d))), d)[~empty].mean()
-        loss = point + 0.7 * ranks + 0.5 * (1 - 0.7 * progress) * (near_q + near_d)
+        want = torch.where(empty, -4.0, 20 * similar + 0.5 * positive)
+        ranks = listwise(margin, want, batch.doc_head, len(q))
+        near_q = distance(middle.float(), batch.query_of, q @ axes)
+        near_d = distance(middle.float(), batch.text_of, d @ axes)
+        loss = point + 0.7 * ranks + (2.0 - progress) * (near_q + near_d)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -314,11 +344,11 @@ def main():
         step += 1
         for i, value in enumerate((point, ranks, near_q, near_d)):
             sums[i] += value.item()
-        seen = [seen[0] + 1, seen[1] + len(wanted), seen[2] + len(batch.ids)]
+        seen = [seen[0] + 1, seen[1] + len(d), seen[2] + len(batch.ids)]
         if step % 50 == 0:
             n, seconds = seen[0], time.time() - began
             print(f"step {step}: pointwise {sums[0] / n:.4f}, listwise {sums[1] / n:.4f}, query {sums[2] / n:.3f}, document {sums[3] / n:.3f}; "
-                  f"{seen[1] / n:.0f} pairs and {seen[2] / n:.0f} tokens a step, {(spent + seconds) / 60:.1f} min, {seconds / max(1, step - 0):.3f}", flush=True)
+                  f"{seen[1] / n:.0f} pairs and {seen[2] / n:.0f} tokens a step, {(spent + seconds) / 60:.1f} min", flush=True)
             sums, seen = [0.0] * 4, [0, 0, 0]
         if step % a.measure == 0:
             print(f"step {step}: {measure(model, data, sets, yes, no)}", flush=True)
