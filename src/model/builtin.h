@@ -1,6 +1,6 @@
-/* The model that is part of the program: a small one, trained for this project (docs/), so that the program does its job offline from the
- * first moment. Its files are those of any model folder, put into the read-only data by the assembler (builtin.c); everything that reads
- * a model by folder name reads it by the name "builtin".
+/* The model that is part of the program: a small one, trained for this project (docs/BUILTIN.md), so that the program does its job offline
+ * from the first moment. Its files are those of any model folder, put into the read-only data by the assembler (builtin.c); everything that
+ * reads a model by folder name reads it by the name "builtin".
  */
 #ifndef QR_MODEL_BUILTIN_H
 #define QR_MODEL_BUILTIN_H
