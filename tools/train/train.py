@@ -177,7 +177,7 @@ def draw(data, rng, tokens):
                 empty.append(False)
                 trapped.append(len(docs) - 1)
         if rng.random() < 0.10:
-            docs.append(data.encode(rng.choice([" ", " ", " .", " N/A", " TODO", " -"])))
+            docs.append(data.encode(rng.choice([" ", " ", " .", " N/A", " none", " -"])))
             owner.append(number)
             doc_vectors.append(i)
             positive.append(False)
