@@ -70,4 +70,21 @@ static inline void temp_dir_remove(const temp_dir *d)
     temp_require(system(command) == 0, command);
 }
 
+/* The fixture of a test program: one folder, made before and removed after what cmocka runs between. */
+static temp_dir dir;
+
+static inline int set_up(void **state)
+{
+    (void) state;
+    dir = temp_dir_make();
+    return 0;
+}
+
+static inline int tear_down(void **state)
+{
+    (void) state;
+    temp_dir_remove(&dir);
+    return 0;
+}
+
 #endif

@@ -13,23 +13,12 @@
 
 #include <cmocka.h>
 
-static temp_dir dir;
-
-static int set_up(void **state)
+static int set_up_bare(void **state)
 {
     static const char *const names[] = {"HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME",
                                         "HOME",         "QWEN_RERANK_MODEL_ID"};
-    (void) state;
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) unsetenv(names[i]);
-    dir = temp_dir_make();
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void) state;
-    temp_dir_remove(&dir);
-    return 0;
+    return set_up(state);
 }
 
 static void holds_the_files(void **state)
@@ -209,7 +198,7 @@ static void survives_running_out_of_memory(void **state)
 
 int main(void)
 {
-#define T2(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
+#define T2(f) cmocka_unit_test_setup_teardown(f, set_up_bare, tear_down)
     const struct CMUnitTest tests[] = {
         T2(holds_the_files),
         T2(scores_like_its_folder),

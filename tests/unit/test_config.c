@@ -9,22 +9,6 @@
 
 #include <cmocka.h>
 
-static temp_dir dir;
-
-static int set_up(void **state)
-{
-    (void) state;
-    dir = temp_dir_make();
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void) state;
-    temp_dir_remove(&dir);
-    return 0;
-}
-
 static qr_status read_text(const char *text, qr_config *config, qr_error *err)
 {
     temp_text(&dir, "config.json", text);

@@ -10,22 +10,6 @@
 
 #include <cmocka.h>
 
-static temp_dir dir;
-
-static int set_up(void **state)
-{
-    (void) state;
-    dir = temp_dir_make();
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void) state;
-    temp_dir_remove(&dir);
-    return 0;
-}
-
 /* length + header + n zero bytes; returns the file's size. */
 static size_t build(unsigned char *out, const char *header, size_t n_data)
 {

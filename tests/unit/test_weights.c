@@ -10,22 +10,6 @@
 
 #include <cmocka.h>
 
-static temp_dir dir;
-
-static int set_up(void **state)
-{
-    (void) state;
-    dir = temp_dir_make();
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void) state;
-    temp_dir_remove(&dir);
-    return 0;
-}
-
 /* hidden 8, inter 6, 2 heads of 4, 1 key head, vocab 10, 1 layer */
 static const char config_format[] =
     "{\"architectures\":[\"Qwen3ForCausalLM\"],\"model_type\":\"qwen3\",\"num_hidden_layers\":1,\"hidden_size\":8,\"intermediate_size\":6,"
