@@ -44,16 +44,17 @@ help: ## this list
 	@echo "usage: make TARGET [CC=clang] [SAN=address|undefined|thread]"
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
 
+# Under the sanitizer's settings, because the build runs make_checkpoint.
 build: ## the program, build/qwen-rerank, and both libraries (the default)
 	@scripts/deps.sh build $(clang)
 	@test -e $(BUILD)/build.ninja || cmake -S . -B $(BUILD) $(configure) $(CMAKE_FLAGS)
-	@cmake --build $(BUILD)
+	@scripts/san-env.sh "$(SAN)" cmake --build $(BUILD)
 
 demo: build ## ranks some text found on this machine
 	@scripts/demo.sh $(BUILD)
 
 data: build
-	@scripts/testdata.sh $(BUILD)/make_checkpoint build/testdata
+	@scripts/san-env.sh "$(SAN)" scripts/testdata.sh $(BUILD)/make_checkpoint build/testdata
 
 # Tests use more threads than there are cores, on purpose, and under emulation: waiting threads must not spin.
 test-unit test-python test-arm64: export OMP_WAIT_POLICY := passive
