@@ -37,7 +37,8 @@ extern "C" {
     X(E_UNSUPPORTED, 501, "not supported") /* well formed, but of a kind that this program does not run */                                 \
     X(E_MEMORY, 500, "out of memory")                                                                                                      \
     X(E_BACKEND, 500, "backend failure") /* the compute library failed or gave a result that is not a number */                            \
-    X(E_CANCELLED, 499, "cancelled")
+    X(E_CANCELLED, 499, "cancelled")                                                                                                       \
+    X(E_TIMEOUT, 504, "time is up")
 
 typedef enum qr_status {
 #define QR_X(name, http, text) QR_##name,
@@ -134,12 +135,14 @@ typedef struct qr_call {
     void *progress_arg;
     const volatile int *cancel; /* polled many times a second; set it to non-zero from any thread or signal handler */
     int want_ids_sha256;        /* fill qr_result.ids_sha256 */
+    double timeout_seconds;     /* 0: none; what is not computed by then fails the call with QR_E_TIMEOUT */
 } qr_call;
 
 /* Scores every document of every query. results[] holds the documents of queries[0], then those of queries[1], and so on.
- * Any number of threads may call this on one engine; calls are served in order of arrival. A document's score does not depend on what
- * else is in the call, on other calls, on the thread count or on max_batch_tokens.
- * QR_E_CANCELLED: results with QR_RESULT_DONE set are valid. Any other failure: none is. */
+ * Any number of threads may call this on one engine: calls share it fairly, so that a short one need not wait for a long one. A document's
+ * score does not depend on what else is in the call, on other calls, on the thread count or on max_batch_tokens. Documents of a query that
+ * are alike are computed once.
+ * QR_E_CANCELLED and QR_E_TIMEOUT: results with QR_RESULT_DONE set are valid. Any other failure: none is. */
 QR_API qr_status qr_score(qr_engine *engine, const qr_query *queries, size_t n_queries, qr_result *results /* [sum of n_documents] */,
                           const qr_call *call /* or NULL */, qr_error *err);
 
@@ -177,7 +180,8 @@ typedef struct qr_stats {
     uint64_t prompt_tokens;   /* as if every prompt were computed whole */
     uint64_t computed_tokens; /* really computed: shared prefixes once, cached ones not at all */
     uint64_t prefix_hits, prefix_misses;
-    double compute_seconds; /* wall time inside the backend */
+    double compute_seconds;         /* wall time inside the backend */
+    uint64_t batches, batch_tokens; /* calls of the backend, and the tokens in them before the prefix cache took its part */
 } qr_stats;
 QR_API void qr_engine_stats(qr_engine *engine, qr_stats *out);
 

@@ -457,7 +457,7 @@ qr_status qr_forward_run(qr_forward *fw, const qr_fwd_seq *seqs, size_t n_seqs, 
         for (size_t t = 0; t < fw->n_tokens; t++) qr_packed_model_embed(fw->model, fw->x + t * hidden, fw->ids[t]);
         for (size_t step = 0; step < n_layers * fw->n_chunks; step++) {
 #pragma omp single
-            fw->stop = cancel != NULL && *cancel != 0;
+            fw->stop = qr_is_set(cancel);
             if (fw->stop) break; /* the barrier of `single` shows all threads the same value; the next one comes after others */
             run_chunk(fw, step / fw->n_chunks, step % fw->n_chunks, thread);
         }

@@ -1,37 +1,19 @@
-/* The engine behind the public header: tokenizer, prompt, model, and one thread that owns the backend.
+/* The engine behind the public header: tokenizer, prompt, model, and a scheduler that owns the backend.
  *
- * Callers tokenize in their own threads, then queue a job and wait. The engine's thread takes jobs in order of arrival, cuts them into
- * batches of about max_batch_tokens, and has the backend score them. One thread, because compute libraries bind state to threads (OpenMP
- * teams, streams of MLX and CUDA); several would only fight for the same cores.
+ * Callers tokenize in their own threads, then give the scheduler a job and wait.
  */
-#define _GNU_SOURCE /* clock_gettime */
 #include "base/error.h"
 #include "base/mem.h"
-#include "engine/backend.h"
+#include "engine/scheduler.h"
 #include "model/builtin.h"
-#include "text/prompt.h"
 
-#include <math.h>
 #include <openssl/evp.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 enum { DEFAULT_MAX_LENGTH = 8192, DEFAULT_BATCH_TOKENS = 2048, MAX_THREADS = 1024 };
 static const size_t default_prefix_cache_bytes = (size_t) 256 << 20;
-
-typedef struct job {
-    const qr_prompt_ids *prompts; /* [n_queries] */
-    const qr_query *queries;
-    size_t n_queries, n_results;
-    qr_result *results;
-    const qr_call *call; /* or NULL */
-    qr_status status;
-    qr_error error;
-    int done;
-    struct job *next;
-} job;
 
 struct qr_engine {
     char *model_dir;
@@ -40,187 +22,12 @@ struct qr_engine {
     qr_model model;
     int model_open;
     const qr_backend_ops *ops;
-    qr_backend *backend; /* touched by the engine's thread only */
     qr_backend_cfg cfg;
-    qr_backend_info backend_info;
+    qr_scheduler *scheduler;
     double load_seconds;
-    int warm_up;
-
-    pthread_t thread;
-    int thread_started;
-    pthread_mutex_t lock; /* guards all below */
-    pthread_cond_t job_queued, job_done;
-    job *first, **last;
-    int closing, opened; /* opened: the thread has opened the backend, or failed to */
-    qr_status open_status;
-    qr_error open_error;
-    qr_stats stats;
 };
 
 const char *qr_version(void) { return QR_VERSION; }
-
-static double now_seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double) t.tv_sec + (double) t.tv_nsec * 1e-9;
-}
-
-/* ---- the engine's thread ------------------------------------------------------------------------------------------------------ */
-
-/* Sequences of one backend call. */
-typedef struct batch_room {
-    qr_seq *seqs;
-    qr_prefix *prefixes;
-    qr_logits *logits;
-    size_t *result; /* index of each sequence's result */
-    size_t capacity;
-} batch_room;
-
-static int grow_room(batch_room *room, size_t need)
-{
-    if (need <= room->capacity) return 1;
-    size_t cap[4] = {room->capacity, room->capacity, room->capacity, room->capacity};
-    void *grown;
-    if ((grown = qr_grow(room->seqs, &cap[0], need, sizeof *room->seqs)) == NULL) return 0;
-    room->seqs = grown;
-    if ((grown = qr_grow(room->prefixes, &cap[1], need, sizeof *room->prefixes)) == NULL) return 0;
-    room->prefixes = grown;
-    if ((grown = qr_grow(room->logits, &cap[2], need, sizeof *room->logits)) == NULL) return 0;
-    room->logits = grown;
-    if ((grown = qr_grow(room->result, &cap[3], need, sizeof *room->result)) == NULL) return 0;
-    room->result = grown;
-    room->capacity = cap[3];
-    return 1;
-}
-
-static void free_room(batch_room *room)
-{
-    qr_free(room->seqs);
-    qr_free(room->prefixes);
-    qr_free(room->logits);
-    qr_free(room->result);
-}
-
-static double sigmoid(double x) { return x >= 0 ? 1 / (1 + exp(-x)) : exp(x) / (1 + exp(x)); }
-
-static qr_status store_results(const job *j, const batch_room *room, size_t n_seqs, qr_error *err)
-{
-    for (size_t i = 0; i < n_seqs; i++) {
-        qr_logits l = room->logits[i];
-        qr_result *r = &j->results[room->result[i]];
-        if (!isfinite(l.yes) || !isfinite(l.no))
-            return qr_fail(err, QR_E_BACKEND, "document %zu: the model's output is not a number (logits %g and %g)", room->result[i],
-                           (double) l.yes, (double) l.no);
-        r->yes = l.yes;
-        r->no = l.no;
-        r->margin = l.yes - l.no;
-        r->score = sigmoid((double) r->margin);
-        r->flags |= QR_RESULT_DONE;
-    }
-    return QR_OK;
-}
-
-/* Scores one batch and reports progress. */
-static qr_status run_batch(qr_engine *e, job *j, batch_room *room, size_t n_seqs, size_t n_prefixes, size_t n_before, qr_error *err)
-{
-    const qr_call *call = j->call;
-    qr_batch batch = {room->prefixes, n_prefixes, room->seqs, n_seqs, call != NULL ? call->cancel : NULL};
-    double start = now_seconds();
-    qr_status status = e->ops->score(e->backend, &batch, room->logits, err);
-    double seconds = now_seconds() - start;
-    if (status == QR_OK) status = store_results(j, room, n_seqs, err);
-    qr_backend_stats stats = {0};
-    if (e->ops->stats != NULL) e->ops->stats(e->backend, &stats);
-    pthread_mutex_lock(&e->lock);
-    e->stats.compute_seconds += seconds;
-    e->stats.computed_tokens = stats.computed_tokens;
-    e->stats.prefix_hits = stats.prefix_hits;
-    e->stats.prefix_misses = stats.prefix_misses;
-    for (size_t i = 0; i < n_seqs && status == QR_OK; i++) {
-        e->stats.documents++;
-        e->stats.prompt_tokens += j->results[room->result[i]].n_tokens;
-    }
-    pthread_mutex_unlock(&e->lock);
-    if (status == QR_OK && call != NULL && call->progress != NULL &&
-        call->progress(call->progress_arg, n_before + n_seqs, j->n_results) != 0)
-        status = qr_fail(err, QR_E_CANCELLED, "cancelled");
-    return status;
-}
-
-/* Cuts a job into batches. */
-static qr_status run_job(qr_engine *e, job *j, batch_room *room, qr_error *err)
-{
-    size_t n_seqs = 0, n_prefixes = 0, n_tokens = 0, result = 0;
-    qr_status status;
-    for (size_t q = 0; q < j->n_queries; q++) {
-        const qr_prompt_ids *p = &j->prompts[q];
-        int new_prefix = 1; /* in this batch */
-        for (size_t d = 0; d < p->n_documents; d++, result++) {
-            size_t n = p->start[d + 1] - p->start[d];
-            size_t with_prefix = n + (new_prefix ? p->n_shared : 0);
-            if (n_seqs > 0 && n_tokens + with_prefix > e->cfg.max_batch_tokens) {
-                if ((status = run_batch(e, j, room, n_seqs, n_prefixes, result - n_seqs, err)) != QR_OK) return status;
-                n_seqs = n_prefixes = n_tokens = 0;
-                new_prefix = 1;
-            }
-            if (j->call != NULL && j->call->cancel != NULL && *j->call->cancel) return qr_fail(err, QR_E_CANCELLED, "cancelled");
-            if (!grow_room(room, n_seqs + 1)) return qr_fail(err, QR_E_MEMORY, "no memory for a batch of %zu documents", n_seqs + 1);
-            if (new_prefix) {
-                room->prefixes[n_prefixes++] = (qr_prefix){p->ids.id, p->n_shared};
-                n_tokens += p->n_shared;
-                new_prefix = 0;
-            }
-            room->seqs[n_seqs] = (qr_seq){p->ids.id + p->start[d], n, n_prefixes - 1};
-            room->result[n_seqs++] = result;
-            n_tokens += n;
-        }
-    }
-    return n_seqs > 0 ? run_batch(e, j, room, n_seqs, n_prefixes, result - n_seqs, err) : QR_OK;
-}
-
-static void open_backend(qr_engine *e)
-{
-    qr_error error = {0};
-    qr_status status = e->ops->open(&e->backend, &e->cfg, &error);
-    if (status == QR_OK && e->warm_up && e->ops->warm_up != NULL && (status = e->ops->warm_up(e->backend, &error)) != QR_OK) {
-        e->ops->close(e->backend);
-        e->backend = NULL;
-    }
-    if (status == QR_OK) e->ops->info(e->backend, &e->backend_info);
-    pthread_mutex_lock(&e->lock);
-    e->open_status = status;
-    e->open_error = error;
-    e->opened = 1;
-    pthread_cond_broadcast(&e->job_done);
-    pthread_mutex_unlock(&e->lock);
-}
-
-static void *engine_thread(void *arg)
-{
-    qr_engine *e = arg;
-    batch_room room = {0};
-    open_backend(e);
-    pthread_mutex_lock(&e->lock);
-    while (e->backend != NULL) {
-        while (e->first == NULL && !e->closing) pthread_cond_wait(&e->job_queued, &e->lock);
-        job *j = e->first;
-        if (j == NULL) break; /* closing, and everything that was queued is done */
-        if ((e->first = j->next) == NULL) e->last = &e->first;
-        pthread_mutex_unlock(&e->lock);
-        qr_error error = {0};
-        qr_status status = run_job(e, j, &room, &error);
-        pthread_mutex_lock(&e->lock);
-        j->status = status;
-        j->error = error;
-        j->done = 1;
-        pthread_cond_broadcast(&e->job_done);
-    }
-    pthread_mutex_unlock(&e->lock);
-    free_room(&room);
-    if (e->backend != NULL) e->ops->close(e->backend);
-    return NULL;
-}
 
 /* ---- open and close ----------------------------------------------------------------------------------------------------------- */
 
@@ -265,7 +72,7 @@ static qr_status open_parts(qr_engine *e, const qr_options *o, qr_error *err)
     return status;
 }
 
-static qr_status start_thread(qr_engine *e, const qr_options *o, qr_error *err)
+static qr_status start_scheduler(qr_engine *e, const qr_options *o, qr_error *err)
 {
     e->cfg.model = &e->model;
     e->cfg.model_dir = e->model_dir;
@@ -275,24 +82,18 @@ static qr_status start_thread(qr_engine *e, const qr_options *o, qr_error *err)
     e->cfg.threads = o->threads;
     e->cfg.log = o->log;
     e->cfg.log_arg = o->log_arg;
-    e->warm_up = o->warm_up;
-    if (pthread_create(&e->thread, NULL, engine_thread, e) != 0) return qr_fail(err, QR_E_MEMORY, "cannot start the engine's thread");
-    e->thread_started = 1;
-    pthread_mutex_lock(&e->lock);
-    while (!e->opened) pthread_cond_wait(&e->job_done, &e->lock);
-    pthread_mutex_unlock(&e->lock);
-    if (e->open_status != QR_OK && err != NULL) *err = e->open_error;
-    return e->open_status;
+    return qr_scheduler_open(&e->scheduler, e->ops, &e->cfg, o->warm_up, err);
 }
 
 static void log_opened(const qr_engine *e, const qr_options *o)
 {
     char line[512];
     if (o->log == NULL) return;
+    const qr_backend_info *backend = qr_scheduler_backend_info(e->scheduler);
     /* A warning, so that nobody takes its scores for those of the real model. */
     if (qr_is_builtin(e->model_dir)) o->log(o->log_arg, QR_LOG_WARN, QR_BUILTIN_NOTE);
     snprintf(line, sizeof line, "%s: backend %s (%s), %s, %.1f M parameters, up to %zu tokens, ready in %.2f s", e->model_dir, e->ops->name,
-             e->backend_info.device, e->backend_info.dtype, (double) e->model.n_parameters / 1e6, e->cfg.max_length, e->load_seconds);
+             backend->device, backend->dtype, (double) e->model.n_parameters / 1e6, e->cfg.max_length, e->load_seconds);
     o->log(o->log_arg, QR_LOG_INFO, line);
     if (!qr_prompt_is_canonical(e->prompt))
         o->log(o->log_arg, QR_LOG_WARN, "the prompt differs from the one that Qwen3-Reranker was trained with");
@@ -300,24 +101,20 @@ static void log_opened(const qr_engine *e, const qr_options *o)
 
 qr_status qr_engine_open(qr_engine **out, const qr_options *options, qr_error *err)
 {
-    double start = now_seconds();
+    double start = qr_now();
     if (out == NULL) return qr_fail(err, QR_E_ARG, "qr_engine_open: out is NULL");
     *out = NULL;
     qr_status status = check_options(options, err);
     if (status != QR_OK) return status;
     qr_engine *e = qr_calloc(1, sizeof *e);
     if (e == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for the engine");
-    e->last = &e->first;
-    pthread_mutex_init(&e->lock, NULL);
-    pthread_cond_init(&e->job_queued, NULL);
-    pthread_cond_init(&e->job_done, NULL);
     status = open_parts(e, options, err);
-    if (status == QR_OK) status = start_thread(e, options, err);
+    if (status == QR_OK) status = start_scheduler(e, options, err);
     if (status != QR_OK) {
         qr_engine_close(e);
         return status;
     }
-    e->load_seconds = now_seconds() - start;
+    e->load_seconds = qr_now() - start;
     log_opened(e, options);
     *out = e;
     return QR_OK;
@@ -326,19 +123,10 @@ qr_status qr_engine_open(qr_engine **out, const qr_options *options, qr_error *e
 void qr_engine_close(qr_engine *e)
 {
     if (e == NULL) return;
-    if (e->thread_started) {
-        pthread_mutex_lock(&e->lock);
-        e->closing = 1;
-        pthread_cond_signal(&e->job_queued);
-        pthread_mutex_unlock(&e->lock);
-        pthread_join(e->thread, NULL);
-    }
+    qr_scheduler_close(e->scheduler);
     qr_prompt_close(e->prompt);
     qr_tok_close(e->tokenizer);
     if (e->model_open) qr_model_close(&e->model);
-    pthread_cond_destroy(&e->job_queued);
-    pthread_cond_destroy(&e->job_done);
-    pthread_mutex_destroy(&e->lock);
     qr_free(e->model_dir);
     qr_free(e);
 }
@@ -389,39 +177,61 @@ static qr_status check_query(const qr_query *q, size_t index, qr_error *err)
     return what == NULL ? QR_OK : qr_fail(err, QR_E_ARG, "query %zu: %s is NULL but has a length", index, what);
 }
 
-static qr_status build_prompts(qr_engine *e, job *j, qr_prompt_ids *prompts, qr_error *err)
+static qr_status build_prompts(const qr_engine *e, const qr_query *queries, size_t n_queries, qr_prompt_ids *prompts, qr_result *results,
+                               const qr_call *call, qr_error *err)
 {
     size_t result = 0;
-    for (size_t q = 0; q < j->n_queries; q++) {
-        const qr_query *query = &j->queries[q];
+    for (size_t q = 0; q < n_queries; q++) {
+        const qr_query *query = &queries[q];
         qr_status status = check_query(query, q, err);
         if (status != QR_OK) return status;
         if (query->n_documents == 0) continue;
         size_t max_length = e->cfg.max_length;
         if (query->max_length > 0 && query->max_length < max_length) max_length = query->max_length;
         status = qr_prompt_build(e->prompt, query, max_length, &prompts[q], err);
-        if (status != QR_OK) return j->n_queries > 1 ? qr_fail_prefix(err, status, "query %zu", q) : status;
-        if ((status = describe_results(j->results + result, &prompts[q], j->call, err)) != QR_OK) return status;
+        if (status != QR_OK) return n_queries > 1 ? qr_fail_prefix(err, status, "query %zu", q) : status;
+        if ((status = describe_results(results + result, &prompts[q], call, err)) != QR_OK) return status;
         result += query->n_documents;
-        if (j->call != NULL && j->call->cancel != NULL && *j->call->cancel) return qr_fail(err, QR_E_CANCELLED, "cancelled");
+        if (call != NULL && qr_is_set(call->cancel)) return qr_fail(err, QR_E_CANCELLED, "cancelled");
     }
-    j->n_results = result;
     return QR_OK;
 }
 
-static void wait_for(qr_engine *e, job *j)
+/* A caller that waits for its job. */
+typedef struct waiting {
+    pthread_mutex_t lock;
+    pthread_cond_t done;
+    int is_done;
+} waiting;
+
+static void wake(qr_job *job)
 {
-    pthread_mutex_lock(&e->lock);
-    *e->last = j;
-    e->last = &j->next;
-    pthread_cond_signal(&e->job_queued);
-    while (!j->done) pthread_cond_wait(&e->job_done, &e->lock);
-    pthread_mutex_unlock(&e->lock);
+    waiting *w = job->owner;
+    pthread_mutex_lock(&w->lock);
+    w->is_done = 1;
+    pthread_cond_signal(&w->done);
+    pthread_mutex_unlock(&w->lock);
+}
+
+static void run_and_wait(qr_engine *e, qr_job *job)
+{
+    waiting w = {.lock = PTHREAD_MUTEX_INITIALIZER, .done = PTHREAD_COND_INITIALIZER};
+    job->done = wake;
+    job->owner = &w;
+    qr_scheduler_submit(e->scheduler, job);
+    pthread_mutex_lock(&w.lock);
+    while (!w.is_done) pthread_cond_wait(&w.done, &w.lock);
+    pthread_mutex_unlock(&w.lock);
+    pthread_cond_destroy(&w.done);
+    pthread_mutex_destroy(&w.lock);
 }
 
 qr_status qr_score(qr_engine *e, const qr_query *queries, size_t n_queries, qr_result *results, const qr_call *call, qr_error *err)
 {
+    double start = qr_now();
     if (e == NULL || (queries == NULL && n_queries > 0)) return qr_fail(err, QR_E_ARG, "qr_score: engine or queries is NULL");
+    if (call != NULL && !(call->timeout_seconds >= 0))
+        return qr_fail(err, QR_E_ARG, "qr_call.timeout_seconds: expected at least 0, found %g", call->timeout_seconds);
     size_t total = 0;
     for (size_t q = 0; q < n_queries; q++) total += queries[q].n_documents;
     if (results == NULL && total > 0) return qr_fail(err, QR_E_ARG, "qr_score: results is NULL");
@@ -429,12 +239,18 @@ qr_status qr_score(qr_engine *e, const qr_query *queries, size_t n_queries, qr_r
     memset(results, 0, total * sizeof *results);
     qr_prompt_ids *prompts = qr_calloc(n_queries, sizeof *prompts);
     if (prompts == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for %zu queries", n_queries);
-    job j = {.prompts = prompts, .queries = queries, .n_queries = n_queries, .results = results, .call = call};
-    qr_status status = build_prompts(e, &j, prompts, err);
+    qr_status status = build_prompts(e, queries, n_queries, prompts, results, call, err);
     if (status == QR_OK) {
-        wait_for(e, &j);
-        status = j.status;
-        if (status != QR_OK && err != NULL) *err = j.error;
+        qr_job job = {.prompts = prompts, .n_queries = n_queries, .results = results, .n_results = total};
+        if (call != NULL) {
+            job.cancel = call->cancel;
+            job.progress = call->progress;
+            job.progress_arg = call->progress_arg;
+            job.deadline = call->timeout_seconds > 0 ? start + call->timeout_seconds : 0;
+        }
+        run_and_wait(e, &job);
+        status = job.status;
+        if (status != QR_OK && err != NULL) *err = job.error;
     }
     for (size_t q = 0; q < n_queries; q++) qr_prompt_ids_deinit(&prompts[q]);
     qr_free(prompts);
@@ -493,16 +309,17 @@ qr_status qr_tokenize(qr_engine *e, qr_text text, int parse_special, uint32_t *i
 
 void qr_engine_info(const qr_engine *e, qr_info *out)
 {
+    const qr_backend_info *backend = qr_scheduler_backend_info(e->scheduler);
     *out = (qr_info){
         .backend = e->ops->name,
-        .device = e->backend_info.device,
-        .dtype = e->backend_info.dtype,
+        .device = backend->device,
+        .dtype = backend->dtype,
         .model = e->model_dir,
         .max_length = e->cfg.max_length,
         .max_batch_tokens = e->cfg.max_batch_tokens,
         .n_parameters = e->model.n_parameters,
         .weight_bytes = e->model.weight_bytes,
-        .memory_bytes = e->backend_info.memory_bytes,
+        .memory_bytes = backend->memory_bytes,
         .yes_id = e->cfg.yes_id,
         .no_id = e->cfg.no_id,
         .canonical_prompt = qr_prompt_is_canonical(e->prompt),
@@ -511,9 +328,4 @@ void qr_engine_info(const qr_engine *e, qr_info *out)
     };
 }
 
-void qr_engine_stats(qr_engine *e, qr_stats *out)
-{
-    pthread_mutex_lock(&e->lock);
-    *out = e->stats;
-    pthread_mutex_unlock(&e->lock);
-}
+void qr_engine_stats(qr_engine *e, qr_stats *out) { qr_scheduler_stats(e->scheduler, out); }

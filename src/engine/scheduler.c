@@ -1,0 +1,440 @@
+/* See scheduler.h. */
+#define _GNU_SOURCE /* clock_gettime */
+#include "engine/scheduler.h"
+
+#include "base/mem.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <string.h>
+#include <time.h>
+
+/* The least part of a batch that a job is given: less would make the work on each query's prefix outweigh that on its documents. */
+static const size_t min_share_tokens = 256;
+
+/* Where a sequence of the batch belongs. */
+typedef struct slot {
+    qr_job *job;
+    size_t result;
+} slot;
+
+/* The batch that is being put together or computed. Touched by the scheduler's thread only. */
+typedef struct room {
+    qr_seq *seqs;
+    qr_prefix *prefixes;
+    qr_logits *logits;
+    slot *slots;
+    size_t capacity, n_seqs, n_prefixes, n_tokens;
+} room;
+
+struct qr_scheduler {
+    const qr_backend_ops *ops;
+    qr_backend *backend;
+    qr_backend_cfg cfg;
+    qr_backend_info info;
+    room room;
+    qr_job *active; /* jobs in work, by arrival; the thread's own */
+    int warm_up;
+
+    pthread_t thread;
+    pthread_mutex_t lock; /* guards all below */
+    pthread_cond_t changed;
+    qr_job *arrived, **last;
+    int closing, opened; /* opened: the thread has opened the backend, or failed to */
+    qr_status open_status;
+    qr_error open_error;
+    qr_stats stats;
+};
+
+double qr_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double) t.tv_sec + (double) t.tv_nsec * 1e-9;
+}
+
+/* ---- documents that are alike --------------------------------------------------------------------------------------------------- */
+
+static uint64_t hash_ids(const uint32_t *ids, size_t n)
+{
+    uint64_t h = 0xcbf29ce484222325u; /* FNV-1a, by id instead of by byte: collisions cost time only, ids are compared */
+    for (size_t i = 0; i < n; i++) h = (h ^ ids[i]) * 0x100000001b3u;
+    return h ^ h >> 29;
+}
+
+/* Links the documents of one query that are alike; `result` is the index of its first. `table` has n_slots places, a power of two above
+ * their number, and holds the latest document of each kind. */
+static void link_alike(qr_job *job, const qr_prompt_ids *p, size_t result, size_t *table, size_t n_slots)
+{
+    memset(table, 0xff, n_slots * sizeof *table);
+    for (size_t d = 0; d < p->n_documents; d++) {
+        const uint32_t *ids = p->ids.id + p->start[d];
+        size_t n = p->start[d + 1] - p->start[d], at = hash_ids(ids, n) & (n_slots - 1);
+        for (; table[at] != SIZE_MAX; at = (at + 1) & (n_slots - 1)) {
+            size_t other = table[at];
+            if (p->start[other + 1] - p->start[other] == n && memcmp(p->ids.id + p->start[other], ids, n * sizeof *ids) == 0) break;
+        }
+        job->next_alike[result + d] = SIZE_MAX;
+        if (table[at] != SIZE_MAX) {
+            job->next_alike[result + table[at]] = result + d;
+            job->is_copy[result + d] = 1;
+        }
+        table[at] = d;
+    }
+}
+
+static void forget_alike(qr_job *job)
+{
+    qr_free(job->next_alike);
+    qr_free(job->is_copy);
+    job->next_alike = NULL;
+    job->is_copy = NULL;
+}
+
+/* RAG pipelines often send a passage twice. Without memory for the search every document is computed. */
+static void find_alike(qr_job *job)
+{
+    size_t most = 0, n_slots = 2, result = 0;
+    for (size_t q = 0; q < job->n_queries; q++)
+        if (job->prompts[q].n_documents > most) most = job->prompts[q].n_documents;
+    while (n_slots < 2 * most) n_slots *= 2;
+    job->next_alike = qr_calloc(job->n_results, sizeof *job->next_alike);
+    job->is_copy = qr_calloc(job->n_results, 1);
+    size_t *table = qr_calloc(n_slots, sizeof *table);
+    if (job->next_alike == NULL || job->is_copy == NULL || table == NULL) forget_alike(job);
+    for (size_t q = 0; job->is_copy != NULL && q < job->n_queries; q++) {
+        link_alike(job, &job->prompts[q], result, table, n_slots);
+        result += job->prompts[q].n_documents;
+    }
+    qr_free(table);
+}
+
+/* ---- jobs ----------------------------------------------------------------------------------------------------------------------- */
+
+/* Takes the job out of the active ones and hands it back. */
+static void finish(qr_scheduler *s, qr_job *job, qr_status status, const qr_error *error)
+{
+    for (qr_job **link = &s->active; *link != NULL; link = &(*link)->next)
+        if (*link == job) {
+            *link = job->next;
+            break;
+        }
+    forget_alike(job);
+    job->status = status;
+    if (error != NULL) job->error = *error;
+    job->done(job);
+}
+
+static void finish_with(qr_scheduler *s, qr_job *job, qr_status status, const char *message)
+{
+    qr_error error = {0};
+    finish(s, job, qr_fail(&error, status, "%s", message), &error);
+}
+
+/* Ends jobs that nobody waits for any more. */
+static void drop_ended(qr_scheduler *s)
+{
+    double now = qr_now();
+    for (qr_job *job = s->active, *next; job != NULL; job = next) {
+        next = job->next;
+        if (qr_is_set(job->cancel)) finish_with(s, job, QR_E_CANCELLED, "cancelled");
+        else if (job->deadline > 0 && now >= job->deadline) {
+            qr_error error = {0};
+            qr_fail(&error, QR_E_TIMEOUT, "%zu of %zu documents were scored when the time was up", job->n_done, job->n_results);
+            finish(s, job, QR_E_TIMEOUT, &error);
+        }
+    }
+}
+
+/* Appends new jobs to the active ones. They start at the count of the one that has had the least: neither do they overtake all others for
+ * long, nor must they wait until they have waited as much as others have been served. */
+static void take_in(qr_scheduler *s, qr_job *arrived)
+{
+    uint64_t least = UINT64_MAX;
+    qr_job **link = &s->active;
+    for (; *link != NULL; link = &(*link)->next)
+        if ((*link)->tokens_served < least) least = (*link)->tokens_served;
+    *link = arrived;
+    for (qr_job *job = arrived; job != NULL; job = job->next) job->tokens_served = least == UINT64_MAX ? 0 : least;
+}
+
+/* ---- batches -------------------------------------------------------------------------------------------------------------------- */
+
+static int grow_room(room *r, size_t need)
+{
+    if (need <= r->capacity) return 1;
+    size_t cap[4] = {r->capacity, r->capacity, r->capacity, r->capacity};
+    void *grown;
+    if ((grown = qr_grow(r->seqs, &cap[0], need, sizeof *r->seqs)) == NULL) return 0;
+    r->seqs = grown;
+    if ((grown = qr_grow(r->prefixes, &cap[1], need, sizeof *r->prefixes)) == NULL) return 0;
+    r->prefixes = grown;
+    if ((grown = qr_grow(r->logits, &cap[2], need, sizeof *r->logits)) == NULL) return 0;
+    r->logits = grown;
+    if ((grown = qr_grow(r->slots, &cap[3], need, sizeof *r->slots)) == NULL) return 0;
+    r->slots = grown;
+    r->capacity = cap[3];
+    return 1;
+}
+
+static void free_room(room *r)
+{
+    qr_free(r->seqs);
+    qr_free(r->prefixes);
+    qr_free(r->logits);
+    qr_free(r->slots);
+}
+
+/* Moves on to the next document that has to be computed; 0 if there is none. */
+static int seek_document(qr_job *job)
+{
+    for (; job->query < job->n_queries; job->query++, job->document = 0)
+        for (; job->document < job->prompts[job->query].n_documents; job->document++, job->result++)
+            if (job->is_copy == NULL || !job->is_copy[job->result]) return 1;
+    return 0;
+}
+
+/* Puts documents of a job into the batch until they have `share` tokens; at least one if the batch is empty. */
+static qr_status add_documents(room *r, qr_job *job, size_t share, qr_error *err)
+{
+    size_t used = 0, query = SIZE_MAX; /* whose prefix is the batch's last */
+    for (; seek_document(job); job->document++, job->result++) {
+        const qr_prompt_ids *p = &job->prompts[job->query];
+        size_t n = p->start[job->document + 1] - p->start[job->document], with_prefix = n + (query != job->query ? p->n_shared : 0);
+        if (r->n_seqs > 0 && used + with_prefix > share) break;
+        if (!grow_room(r, r->n_seqs + 1)) return qr_fail(err, QR_E_MEMORY, "no memory for a batch of %zu documents", r->n_seqs + 1);
+        if (query != job->query) {
+            query = job->query;
+            r->prefixes[r->n_prefixes++] = (qr_prefix){p->ids.id, p->n_shared};
+        }
+        r->seqs[r->n_seqs] = (qr_seq){p->ids.id + p->start[job->document], n, r->n_prefixes - 1};
+        r->slots[r->n_seqs++] = (slot){job, job->result};
+        job->n_in_batch++;
+        used += with_prefix;
+    }
+    job->tokens_served += used;
+    r->n_tokens += used;
+    return QR_OK;
+}
+
+/* The active job, among those not yet in the batch, that has had the least. The first comer among equals. */
+static qr_job *least_served(const qr_scheduler *s)
+{
+    qr_job *least = NULL;
+    for (qr_job *job = s->active; job != NULL; job = job->next)
+        if (job->n_in_batch == 0 && (least == NULL || job->tokens_served < least->tokens_served)) least = job;
+    return least;
+}
+
+static qr_status fill_batch(qr_scheduler *s, qr_error *err)
+{
+    room *r = &s->room;
+    size_t n_jobs = 0, limit = s->cfg.max_batch_tokens;
+    r->n_seqs = r->n_prefixes = r->n_tokens = 0;
+    for (qr_job *job = s->active; job != NULL; job = job->next) n_jobs++;
+    for (qr_job *job; r->n_tokens < limit && (job = least_served(s)) != NULL; n_jobs--) {
+        size_t left = limit - r->n_tokens, share = left / n_jobs;
+        if (share < min_share_tokens) share = min_share_tokens < left ? min_share_tokens : left;
+        /* What a job leaves of its share falls to those that come after it. */
+        size_t before = r->n_seqs;
+        qr_status status = add_documents(r, job, share, err);
+        if (status != QR_OK) return status;
+        if (r->n_seqs == before) break; /* its next document is longer than what is left: it comes first next time */
+    }
+    return QR_OK;
+}
+
+static double sigmoid(double x) { return x >= 0 ? 1 / (1 + exp(-x)) : exp(x) / (1 + exp(x)); }
+
+/* Ends every job that is in the batch. */
+static void fail_batch(qr_scheduler *s, qr_status status, const qr_error *error)
+{
+    for (qr_job *job = s->active, *next; job != NULL; job = next) {
+        next = job->next;
+        if (job->n_in_batch > 0) finish(s, job, status, error);
+    }
+}
+
+/* Writes the batch's results, to all documents that are alike, and counts them. A result that is not a number fails its job, no other. */
+static void store_results(qr_scheduler *s)
+{
+    const room *r = &s->room;
+    for (size_t i = 0; i < r->n_seqs; i++) {
+        qr_job *job = r->slots[i].job;
+        qr_logits l = r->logits[i];
+        if (!isfinite(l.yes) || !isfinite(l.no)) {
+            if (job->status == QR_OK)
+                job->status = qr_fail(&job->error, QR_E_BACKEND, "document %zu: the model's output is not a number (logits %g and %g)",
+                                      r->slots[i].result, (double) l.yes, (double) l.no);
+            continue;
+        }
+        for (size_t d = r->slots[i].result; d != SIZE_MAX; d = job->next_alike != NULL ? job->next_alike[d] : SIZE_MAX) {
+            qr_result *result = &job->results[d];
+            result->yes = l.yes;
+            result->no = l.no;
+            result->margin = l.yes - l.no;
+            result->score = sigmoid((double) result->margin);
+            result->flags |= QR_RESULT_DONE;
+            job->n_done++;
+            s->stats.documents++;
+            s->stats.prompt_tokens += result->n_tokens;
+        }
+    }
+}
+
+/* Tells callers how far their jobs are, and ends those that are through. */
+static void report(qr_scheduler *s)
+{
+    for (qr_job *job = s->active, *next; job != NULL; job = next) {
+        next = job->next;
+        if (job->n_in_batch == 0) continue;
+        job->n_in_batch = 0;
+        if (job->status != QR_OK) {
+            qr_error error = job->error;
+            finish(s, job, job->status, &error);
+            continue;
+        }
+        int stop = job->progress != NULL && job->progress(job->progress_arg, job->n_done, job->n_results) != 0;
+        if (stop) finish_with(s, job, QR_E_CANCELLED, "cancelled");
+        else if (job->n_done == job->n_results) finish(s, job, QR_OK, NULL);
+    }
+}
+
+static void run_batch(qr_scheduler *s)
+{
+    room *r = &s->room;
+    qr_error error = {0};
+    qr_status status = fill_batch(s, &error);
+    if (status != QR_OK) {
+        if (r->n_seqs == 0) finish(s, s->active, status, &error);
+        else fail_batch(s, status, &error);
+        return;
+    }
+    /* A batch is given up in the middle only if nobody else is in it. */
+    qr_job *only = r->slots[0].job;
+    for (size_t i = 1; i < r->n_seqs && only != NULL; i++)
+        if (r->slots[i].job != only) only = NULL;
+    qr_batch batch = {r->prefixes, r->n_prefixes, r->seqs, r->n_seqs, only != NULL ? only->cancel : NULL};
+    double start = qr_now();
+    status = s->ops->score(s->backend, &batch, r->logits, &error);
+    double seconds = qr_now() - start;
+
+    qr_backend_stats backend = {0};
+    if (s->ops->stats != NULL) s->ops->stats(s->backend, &backend);
+    pthread_mutex_lock(&s->lock);
+    s->stats.batches++;
+    s->stats.batch_tokens += r->n_tokens;
+    s->stats.compute_seconds += seconds;
+    s->stats.computed_tokens = backend.computed_tokens;
+    s->stats.prefix_hits = backend.prefix_hits;
+    s->stats.prefix_misses = backend.prefix_misses;
+    if (status == QR_OK) store_results(s);
+    pthread_mutex_unlock(&s->lock);
+    if (status != QR_OK) fail_batch(s, status, &error);
+    else report(s);
+}
+
+/* ---- the thread ----------------------------------------------------------------------------------------------------------------- */
+
+static void open_backend(qr_scheduler *s)
+{
+    qr_error error = {0};
+    qr_status status = s->ops->open(&s->backend, &s->cfg, &error);
+    if (status == QR_OK && s->warm_up && s->ops->warm_up != NULL && (status = s->ops->warm_up(s->backend, &error)) != QR_OK) {
+        s->ops->close(s->backend);
+        s->backend = NULL;
+    }
+    if (status == QR_OK) s->ops->info(s->backend, &s->info);
+    pthread_mutex_lock(&s->lock);
+    s->open_status = status;
+    s->open_error = error;
+    s->opened = 1;
+    pthread_cond_broadcast(&s->changed);
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void *run(void *arg)
+{
+    qr_scheduler *s = arg;
+    open_backend(s);
+    while (s->backend != NULL) {
+        pthread_mutex_lock(&s->lock);
+        while (s->active == NULL && s->arrived == NULL && !s->closing) pthread_cond_wait(&s->changed, &s->lock);
+        qr_job *arrived = s->arrived;
+        s->arrived = NULL;
+        s->last = &s->arrived;
+        pthread_mutex_unlock(&s->lock);
+        if (arrived != NULL) take_in(s, arrived);
+        else if (s->active == NULL) break; /* closing, and everything that was queued is done */
+        drop_ended(s);
+        if (s->active != NULL) run_batch(s);
+    }
+    free_room(&s->room);
+    if (s->backend != NULL) s->ops->close(s->backend);
+    return NULL;
+}
+
+qr_status qr_scheduler_open(qr_scheduler **out, const qr_backend_ops *ops, const qr_backend_cfg *cfg, int warm_up, qr_error *err)
+{
+    *out = NULL;
+    qr_scheduler *s = qr_calloc(1, sizeof *s);
+    if (s == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for the scheduler");
+    s->ops = ops;
+    s->cfg = *cfg;
+    s->warm_up = warm_up;
+    s->last = &s->arrived;
+    pthread_mutex_init(&s->lock, NULL);
+    pthread_cond_init(&s->changed, NULL);
+    if (pthread_create(&s->thread, NULL, run, s) != 0) {
+        pthread_cond_destroy(&s->changed);
+        pthread_mutex_destroy(&s->lock);
+        qr_free(s);
+        return qr_fail(err, QR_E_MEMORY, "cannot start the scheduler's thread");
+    }
+    pthread_mutex_lock(&s->lock);
+    while (!s->opened) pthread_cond_wait(&s->changed, &s->lock);
+    pthread_mutex_unlock(&s->lock);
+    qr_status status = s->open_status;
+    if (status == QR_OK) {
+        *out = s;
+        return QR_OK;
+    }
+    if (err != NULL) *err = s->open_error;
+    qr_scheduler_close(s);
+    return status;
+}
+
+void qr_scheduler_close(qr_scheduler *s)
+{
+    if (s == NULL) return;
+    pthread_mutex_lock(&s->lock);
+    s->closing = 1;
+    pthread_cond_broadcast(&s->changed);
+    pthread_mutex_unlock(&s->lock);
+    pthread_join(s->thread, NULL);
+    pthread_cond_destroy(&s->changed);
+    pthread_mutex_destroy(&s->lock);
+    qr_free(s);
+}
+
+void qr_scheduler_submit(qr_scheduler *s, qr_job *job)
+{
+    job->status = QR_OK;
+    job->query = job->document = job->result = job->n_done = job->n_in_batch = 0;
+    job->next = NULL;
+    find_alike(job);
+    pthread_mutex_lock(&s->lock);
+    *s->last = job;
+    s->last = &job->next;
+    pthread_cond_broadcast(&s->changed);
+    pthread_mutex_unlock(&s->lock);
+}
+
+const qr_backend_info *qr_scheduler_backend_info(const qr_scheduler *s) { return &s->info; }
+
+void qr_scheduler_stats(qr_scheduler *s, qr_stats *out)
+{
+    pthread_mutex_lock(&s->lock);
+    *out = s->stats;
+    pthread_mutex_unlock(&s->lock);
+}
