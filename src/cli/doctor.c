@@ -21,16 +21,16 @@ static const cli_option options[] = {
 };
 
 /* A line of the report: printed as "key  value", or as a member of the JSON object. */
-static void put(cli_json *json, int as_json, const char *key, const char *value)
+static void put(qr_json_out *json, int as_json, const char *key, const char *value)
 {
-    if (as_json) cli_json_string(json, key, value);
+    if (as_json) qr_out_string(json, key, value);
     else printf("%-14s %s\n", key, value);
 }
 
 static int run(const cli_args *args)
 {
     int as_json = args->format == CLI_FORMAT_JSON;
-    cli_json json = {.pretty = 1};
+    qr_json_out json = cli_json(1);
     struct utsname os = {0};
     qr_error err = {0};
     char text[512], *dir = NULL;
@@ -38,7 +38,7 @@ static int run(const cli_args *args)
     const qr_backend_ops *chosen = NULL;
     int code = CLI_OK;
 
-    if (as_json) cli_json_open(&json, NULL, '{');
+    if (as_json) qr_out_open(&json, NULL, '{');
     put(&json, as_json, "version", qr_version());
     uname(&os);
     snprintf(text, sizeof text, "%s %s %s", os.sysname, os.release, os.machine);
@@ -51,8 +51,8 @@ static int run(const cli_args *args)
     long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
     uint64_t memory = pages > 0 && page > 0 ? (uint64_t) pages * (uint64_t) page : 0;
     if (as_json) {
-        cli_json_int(&json, "memory_bytes", memory);
-        cli_json_int(&json, "threads", (uint64_t) cpu->n_usable);
+        qr_out_int(&json, "memory_bytes", memory);
+        qr_out_int(&json, "threads", (uint64_t) cpu->n_usable);
     } else {
         printf("%-14s %s\n%-14s %d\n", "memory", cli_bytes(text, sizeof text, memory), "threads", cpu->n_usable);
     }
@@ -60,21 +60,21 @@ static int run(const cli_args *args)
              OpenSSL_version(OPENSSL_VERSION));
     put(&json, as_json, "libraries", text);
 
-    if (as_json) cli_json_open(&json, "backends", '[');
+    if (as_json) qr_out_open(&json, "backends", '[');
     for (size_t i = 0; qr_backends[i] != NULL; i++) {
         char why[256] = "";
         int value = qr_backends[i]->probe(why, sizeof why);
         if (as_json) {
-            cli_json_open(&json, NULL, '{');
-            cli_json_string(&json, "name", qr_backends[i]->name);
-            cli_json_int(&json, "probe", value > 0 ? (uint64_t) value : 0);
-            cli_json_string(&json, "why", why);
-            cli_json_close(&json, '}');
+            qr_out_open(&json, NULL, '{');
+            qr_out_string(&json, "name", qr_backends[i]->name);
+            qr_out_int(&json, "probe", value > 0 ? (uint64_t) value : 0);
+            qr_out_string(&json, "why", why);
+            qr_out_close(&json, '}');
         } else {
             printf("%-14s %s: %s (%d) %s\n", "backend", qr_backends[i]->name, value > 0 ? "usable" : "not usable", value, why);
         }
     }
-    if (as_json) cli_json_close(&json, ']');
+    if (as_json) qr_out_close(&json, ']');
     qr_status status = qr_backend_choose(&chosen, args->backend, &err);
     if (status != QR_OK) {
         cli_error(args, "%s", err.msg);
@@ -88,11 +88,11 @@ static int run(const cli_args *args)
     status = qr_model_locate(args->model, &dir, &err);
     const char *model = status == QR_OK ? dir : as_json ? NULL : err.msg;
     put(&json, as_json, "model", qr_is_builtin(dir) && !as_json ? QR_BUILTIN ", the " QR_BUILTIN_TITLE : model);
-    if (as_json) cli_json_bool(&json, "builtin_model", qr_is_builtin(dir));
+    if (as_json) qr_out_bool(&json, "builtin_model", qr_is_builtin(dir));
     cli_note_builtin(args, dir);
-    if (as_json && status != QR_OK) cli_json_string(&json, "model_error", err.msg);
+    if (as_json && status != QR_OK) qr_out_string(&json, "model_error", err.msg);
     if (status != QR_OK && code == CLI_OK) code = cli_exit_of_open(status);
-    if (as_json) cli_json_close(&json, '}');
+    if (as_json) qr_out_close(&json, '}');
     qr_free(dir);
     int flushed = cli_stdout_flush(args);
     return flushed != CLI_OK ? flushed : code;

@@ -109,7 +109,7 @@ static int add_data(cli_docs *docs, const cli_args *args, const cli_source *sour
         json_t *json;
         qr_error err = {0};
         int replaced = 0;
-        qr_status status = cli_json_parse(&json, text, n, &replaced, &err);
+        qr_status status = qr_json_parse_text(&json, text, n, &replaced, &err);
         if (status != QR_OK) {
             cli_error(args, "%s:%zu: %s", source->name, line, err.msg);
             return status == QR_E_MEMORY ? CLI_FAILURE : CLI_BAD_INPUT;

@@ -3,13 +3,8 @@
 #define QR_CLI_INPUT_H
 
 #include "base/file.h"
+#include "base/json_in.h"
 #include "cli/cli.h"
-
-#include <jansson.h>
-
-/* Parses one line of JSON (any value). What jansson refuses but people have is repaired first: invalid UTF-8 and escapes of lone surrogates
- * become U+FFFD, and *replaced is set. Strings may contain NUL. E_INPUT with the reason and the column, E_MEMORY. */
-qr_status cli_json_parse(json_t **out, const char *line, size_t len, int *replaced, qr_error *err);
 
 typedef struct cli_doc {
     qr_text text;       /* borrowed from a source or from `json` */

@@ -144,62 +144,62 @@ static void print_text(const cli_args *args, const facts *f)
 static void print_json(const cli_args *args, const facts *f)
 {
     const qr_config *c = &f->model.config;
-    cli_json json = {.pretty = 1};
-    cli_json_open(&json, NULL, '{');
-    cli_json_string(&json, "model", f->model.dir);
-    cli_json_bool(&json, "builtin_model", qr_is_builtin(f->model.dir));
-    cli_json_open(&json, "files", '[');
+    qr_json_out json = cli_json(1);
+    qr_out_open(&json, NULL, '{');
+    qr_out_string(&json, "model", f->model.dir);
+    qr_out_bool(&json, "builtin_model", qr_is_builtin(f->model.dir));
+    qr_out_open(&json, "files", '[');
     for (size_t i = 0; i < f->model.ckpt.n_shards; i++) {
-        cli_json_open(&json, NULL, '{');
-        cli_json_string(&json, "path", f->model.ckpt.shards[i].path);
-        cli_json_int(&json, "bytes", f->model.ckpt.shards[i].file.size);
-        cli_json_close(&json, '}');
+        qr_out_open(&json, NULL, '{');
+        qr_out_string(&json, "path", f->model.ckpt.shards[i].path);
+        qr_out_int(&json, "bytes", f->model.ckpt.shards[i].file.size);
+        qr_out_close(&json, '}');
     }
-    cli_json_close(&json, ']');
-    cli_json_open(&json, "config", '{');
-    cli_json_int(&json, "n_layers", c->n_layers);
-    cli_json_int(&json, "hidden", c->hidden);
-    cli_json_int(&json, "inter", c->inter);
-    cli_json_int(&json, "vocab", c->vocab);
-    cli_json_int(&json, "n_heads", c->n_heads);
-    cli_json_int(&json, "n_kv_heads", c->n_kv_heads);
-    cli_json_int(&json, "head_dim", c->head_dim);
-    cli_json_int(&json, "max_positions", c->max_positions);
-    cli_json_real(&json, "rope_theta", c->rope_theta, 17);
-    cli_json_real(&json, "rms_eps", (double) c->rms_eps, 9);
-    cli_json_string(&json, "torch_dtype", c->torch_dtype);
-    cli_json_bool(&json, "int8", c->int8);
-    cli_json_close(&json, '}');
-    cli_json_bool(&json, "tied", f->model.head == f->model.embed);
-    cli_json_int(&json, "n_parameters", f->model.n_parameters);
-    cli_json_int(&json, "weight_bytes", f->model.weight_bytes);
-    cli_json_int(&json, "n_tensors", f->model.ckpt.n_tensors);
-    cli_json_open(&json, "tokenizer", '{');
-    cli_json_int(&json, "vocab", f->vocab);
-    cli_json_int(&json, "yes_id", f->yes_id);
-    cli_json_int(&json, "no_id", f->no_id);
-    cli_json_bool(&json, "canonical_prompt", f->canonical);
-    cli_json_close(&json, '}');
-    cli_json_open(&json, "memory_estimate", '{');
-    cli_json_int(&json, "bytes_bf16", f->bytes_bf16);
-    cli_json_int(&json, "bytes_f32", f->bytes_f32);
-    cli_json_close(&json, '}');
+    qr_out_close(&json, ']');
+    qr_out_open(&json, "config", '{');
+    qr_out_int(&json, "n_layers", c->n_layers);
+    qr_out_int(&json, "hidden", c->hidden);
+    qr_out_int(&json, "inter", c->inter);
+    qr_out_int(&json, "vocab", c->vocab);
+    qr_out_int(&json, "n_heads", c->n_heads);
+    qr_out_int(&json, "n_kv_heads", c->n_kv_heads);
+    qr_out_int(&json, "head_dim", c->head_dim);
+    qr_out_int(&json, "max_positions", c->max_positions);
+    qr_out_real(&json, "rope_theta", c->rope_theta, 17);
+    qr_out_real(&json, "rms_eps", (double) c->rms_eps, 9);
+    qr_out_string(&json, "torch_dtype", c->torch_dtype);
+    qr_out_bool(&json, "int8", c->int8);
+    qr_out_close(&json, '}');
+    qr_out_bool(&json, "tied", f->model.head == f->model.embed);
+    qr_out_int(&json, "n_parameters", f->model.n_parameters);
+    qr_out_int(&json, "weight_bytes", f->model.weight_bytes);
+    qr_out_int(&json, "n_tensors", f->model.ckpt.n_tensors);
+    qr_out_open(&json, "tokenizer", '{');
+    qr_out_int(&json, "vocab", f->vocab);
+    qr_out_int(&json, "yes_id", f->yes_id);
+    qr_out_int(&json, "no_id", f->no_id);
+    qr_out_bool(&json, "canonical_prompt", f->canonical);
+    qr_out_close(&json, '}');
+    qr_out_open(&json, "memory_estimate", '{');
+    qr_out_int(&json, "bytes_bf16", f->bytes_bf16);
+    qr_out_int(&json, "bytes_f32", f->bytes_f32);
+    qr_out_close(&json, '}');
     if (args->tensors) {
-        cli_json_open(&json, "tensors", '[');
+        qr_out_open(&json, "tensors", '[');
         for (size_t i = 0; i < f->model.ckpt.n_tensors; i++) {
             const qr_tensor *t = &f->model.ckpt.tensors[i];
-            cli_json_open(&json, NULL, '{');
-            cli_json_string(&json, "name", t->name);
-            cli_json_open(&json, "shape", '[');
-            for (int d = 0; d < t->n_dims; d++) cli_json_int(&json, NULL, t->dims[d]);
-            cli_json_close(&json, ']');
-            cli_json_string(&json, "dtype", qr_tensor_type_name(t->type));
-            cli_json_int(&json, "bytes", t->n_bytes);
-            cli_json_close(&json, '}');
+            qr_out_open(&json, NULL, '{');
+            qr_out_string(&json, "name", t->name);
+            qr_out_open(&json, "shape", '[');
+            for (int d = 0; d < t->n_dims; d++) qr_out_int(&json, NULL, t->dims[d]);
+            qr_out_close(&json, ']');
+            qr_out_string(&json, "dtype", qr_tensor_type_name(t->type));
+            qr_out_int(&json, "bytes", t->n_bytes);
+            qr_out_close(&json, '}');
         }
-        cli_json_close(&json, ']');
+        qr_out_close(&json, ']');
     }
-    cli_json_close(&json, '}');
+    qr_out_close(&json, '}');
 }
 
 static int run(const cli_args *args)

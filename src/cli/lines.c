@@ -1,98 +1,12 @@
-/* Lines as they arrive, and JSON in them, see input.h. */
+/* Lines as they arrive, see input.h. */
 #define _GNU_SOURCE
 #include "base/mem.h"
 #include "cli/input.h"
-#include "cli/output.h"
 
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
 #include <unistd.h>
-
-static int hex4(const char *p, unsigned *out)
-{
-    unsigned value = 0;
-    for (int i = 0; i < 4; i++) {
-        char c = p[i];
-        unsigned digit = c >= '0' && c <= '9' ? (unsigned) (c - '0') : (unsigned) ((c | 32) - 'a') + 10;
-        if (digit > 15) return 0;
-        value = value << 4 | digit;
-    }
-    *out = value;
-    return 1;
-}
-
-/* If text[i] begins an escape \uXXXX with a value in [low, low + 0x400), returns 1. */
-static int is_surrogate(const char *text, size_t len, size_t i, unsigned low)
-{
-    unsigned value;
-    return i + 6 <= len && text[i] == '\\' && text[i + 1] == 'u' && hex4(text + i + 2, &value) && value >= low && value < low + 0x400;
-}
-
-/* Finds the next escape of a surrogate without its other half at or after `i`; returns `len` if there is none. Backslashes occur only in
- * strings (elsewhere the parser refuses them anyway), so strings need not be told apart from the rest. */
-static size_t find_lone_surrogate(const char *text, size_t len, size_t i)
-{
-    for (;;) {
-        const char *backslash = i < len ? memchr(text + i, '\\', len - i) : NULL;
-        if (backslash == NULL) return len;
-        i = (size_t) (backslash - text);
-        if (is_surrogate(text, len, i, 0xD800)) {
-            if (!is_surrogate(text, len, i + 6, 0xDC00)) return i;
-            i += 12;
-        } else if (is_surrogate(text, len, i, 0xDC00)) {
-            return i;
-        } else {
-            i += 2;
-        }
-    }
-}
-
-/* A repaired copy for qr_free, or NULL when out of memory. growth: bytes by which replacements of invalid UTF-8 lengthen the text. */
-static char *repair(const char *line, size_t *len, size_t growth)
-{
-    char *copy = qr_calloc(*len + growth + 1, 1);
-    size_t n = 0;
-    if (copy == NULL) return NULL;
-    for (size_t i = 0; i < *len;) {
-        int32_t code;
-        size_t used = cli_utf8_next(line + i, *len - i, &code);
-        memcpy(copy + n, code < 0 ? "\xEF\xBF\xBD" : line + i, code < 0 ? 3 : used);
-        n += code < 0 ? 3 : used;
-        i += used;
-    }
-    for (size_t i = find_lone_surrogate(copy, n, 0); i < n; i = find_lone_surrogate(copy, n, i + 6)) memcpy(copy + i, "\\ufffd", 6);
-    *len = n;
-    return copy;
-}
-
-qr_status cli_json_parse(json_t **out, const char *line, size_t len, int *replaced, qr_error *err)
-{
-    size_t growth = 0;
-    int broken = find_lone_surrogate(line, len, 0) < len;
-    char *copy = NULL;
-    json_error_t reason;
-    *out = NULL;
-    for (size_t i = 0; i < len;) {
-        int32_t code;
-        size_t used = cli_utf8_next(line + i, len - i, &code);
-        if (code < 0) {
-            broken = 1;
-            growth += 3 - used; /* an invalid sequence has at most three bytes */
-        }
-        i += used;
-    }
-    if (broken) {
-        if ((copy = repair(line, &len, growth)) == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for a line of %zu bytes", len);
-        line = copy;
-        *replaced = 1;
-    }
-    *out = json_loadb(line, len, JSON_ALLOW_NUL | JSON_DECODE_ANY, &reason);
-    qr_free(copy);
-    if (*out != NULL) return QR_OK;
-    if (json_error_code(&reason) == json_error_out_of_memory) return qr_fail(err, QR_E_MEMORY, "no memory for a line of %zu bytes", len);
-    return qr_fail(err, QR_E_INPUT, "not JSON: %s, column %d", reason.text, reason.column);
-}
 
 qr_status cli_read_all(int fd, const char *name, size_t max_bytes, char **block, size_t *len, qr_error *err)
 {

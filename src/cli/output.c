@@ -4,6 +4,8 @@
 #define _GNU_SOURCE
 #include "cli/output.h"
 
+#include "base/utf8.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,53 +13,6 @@
 #include <time.h>
 #include <unistd.h>
 #include <utf8proc.h>
-
-size_t cli_utf8_next(const char *text, size_t len, int32_t *code)
-{
-    const unsigned char *p = (const unsigned char *) text;
-    unsigned lead = p[0], low = 0x80, high = 0xBF;
-    size_t more;
-    int32_t value;
-    *code = -1;
-    if (lead < 0x80) {
-        *code = (int32_t) lead;
-        return 1;
-    }
-    if (lead >= 0xC2 && lead <= 0xDF) {
-        more = 1;
-        value = (int32_t) (lead & 0x1F);
-    } else if (lead >= 0xE0 && lead <= 0xEF) {
-        more = 2;
-        value = (int32_t) (lead & 0x0F);
-        if (lead == 0xE0) low = 0xA0;  /* shorter forms exist */
-        if (lead == 0xED) high = 0x9F; /* surrogates */
-    } else if (lead >= 0xF0 && lead <= 0xF4) {
-        more = 3;
-        value = (int32_t) (lead & 0x07);
-        if (lead == 0xF0) low = 0x90;
-        if (lead == 0xF4) high = 0x8F; /* above U+10FFFF */
-    } else {
-        return 1;
-    }
-    for (size_t i = 1; i <= more; i++) {
-        if (i >= len || p[i] < low || p[i] > high) return i;
-        value = value << 6 | (int32_t) (p[i] & 0x3F);
-        low = 0x80;
-        high = 0xBF;
-    }
-    *code = value;
-    return more + 1;
-}
-
-int cli_utf8_valid(const char *text, size_t len)
-{
-    int32_t code;
-    for (size_t i = 0; i < len;) {
-        i += cli_utf8_next(text + i, len - i, &code);
-        if (code < 0) return 0;
-    }
-    return 1;
-}
 
 static int is_blank(int32_t code)
 {
@@ -79,10 +34,10 @@ int cli_text_safe(char *out, size_t size, const char *text, size_t len, int colu
     int width = 0, fits_width = 0, cluster = 0, after_blank = 1, cut = 0;
     int32_t previous = -1, state = 0;
     for (size_t i = 0; i < len;) {
-        int32_t code;
-        i += cli_utf8_next(text + i, len - i, &code);
-        if (code < 0) code = 0xFFFD;
-        else if (is_blank(code)) code = ' ';
+        uint32_t next;
+        i += qr_utf8_decode((const unsigned char *) text + i, len - i, &next);
+        int32_t code = next == QR_UTF8_INVALID ? 0xFFFD : (int32_t) next;
+        if (is_blank(code)) code = ' ';
         else if (is_harmful(code)) code = 0xB7;
         if (code == ' ' && after_blank) continue;
         after_blank = code == ' ';
@@ -168,95 +123,9 @@ int cli_stdout_close(const cli_args *args)
     return CLI_OK;
 }
 
-static void json_quote(const char *text, size_t len)
-{
-    putchar('"');
-    for (size_t i = 0; i < len;) {
-        int32_t code;
-        size_t n = cli_utf8_next(text + i, len - i, &code);
-        if (code < 0) fputs("\xEF\xBF\xBD", stdout);
-        else if (code == '"' || code == '\\') printf("\\%c", (char) code);
-        else if (code == '\n') fputs("\\n", stdout);
-        else if (code == '\t') fputs("\\t", stdout);
-        else if (code == '\r') fputs("\\r", stdout);
-        else if (code < 0x20 || code == 0x7F) printf("\\u%04x", (unsigned) code);
-        else fwrite(text + i, 1, n, stdout);
-        i += n;
-    }
-    putchar('"');
-}
+static void write_stdout(void *arg, const char *text, size_t len) { (void) arg, fwrite(text, 1, len, stdout); }
 
-static void json_indent(const cli_json *json)
-{
-    if (json->pretty && json->depth > 0 && json->depth <= 2) printf("\n%*s", 2 * json->depth, "");
-    else if (json->n > 0) putchar(' ');
-}
-
-static void json_key(cli_json *json, const char *key)
-{
-    if (json->n > 0) putchar(',');
-    json_indent(json);
-    if (key != NULL) {
-        json_quote(key, strlen(key));
-        fputs(": ", stdout);
-    }
-    json->n++;
-}
-
-void cli_json_open(cli_json *json, const char *key, char bracket)
-{
-    json_key(json, key);
-    putchar(bracket);
-    json->depth++;
-    json->n = 0;
-}
-
-void cli_json_close(cli_json *json, char bracket)
-{
-    int empty = json->n == 0;
-    json->depth--;
-    if (json->pretty && json->depth < 2 && !empty) printf("\n%*s", 2 * json->depth, "");
-    putchar(bracket);
-    json->n = 1; /* the container itself is a value of the outer one */
-    if (json->depth == 0) {
-        putchar('\n');
-        json->n = 0;
-    }
-}
-
-void cli_json_text(cli_json *json, const char *key, const char *text, size_t len)
-{
-    json_key(json, key);
-    json_quote(text, len);
-}
-
-void cli_json_string(cli_json *json, const char *key, const char *text)
-{
-    json_key(json, key);
-    if (text != NULL) json_quote(text, strlen(text));
-    else fputs("null", stdout);
-}
-
-void cli_json_int(cli_json *json, const char *key, uint64_t value)
-{
-    json_key(json, key);
-    printf("%llu", (unsigned long long) value);
-}
-
-void cli_json_real(cli_json *json, const char *key, double value, int digits)
-{
-    char text[40];
-    json_key(json, key);
-    snprintf(text, sizeof text, "%.*g", digits, value);
-    /* "1" would be read as an integer by typed readers; the engine never gives infinities or NaN. */
-    printf("%s%s", text, strpbrk(text, ".en") == NULL ? ".0" : "");
-}
-
-void cli_json_bool(cli_json *json, const char *key, int value)
-{
-    json_key(json, key);
-    fputs(value ? "true" : "false", stdout);
-}
+qr_json_out cli_json(int pretty) { return (qr_json_out){.write = write_stdout, .spaced = 1, .pretty = pretty, .lines = 1}; }
 
 static double now(void)
 {

@@ -2,16 +2,11 @@
 #ifndef QR_CLI_OUTPUT_H
 #define QR_CLI_OUTPUT_H
 
+#include "base/json_out.h"
 #include "cli/cli.h"
 
 #include <stdint.h>
 #include <stdio.h>
-
-/* Decodes the code point at text[0..len), len > 0, and returns its bytes. *code is -1 for an invalid sequence, of which the maximal
- * subsequence is consumed, as WHATWG decoders and the library do. */
-size_t cli_utf8_next(const char *text, size_t len, int32_t *code);
-/* 1 if the text is valid UTF-8. */
-int cli_utf8_valid(const char *text, size_t len);
 
 enum { CLI_SAFE_ALL = -1 };
 /* Copies the start of a text in a form that cannot disturb a terminal: runs of white space become one space; control, bidirectional and
@@ -28,18 +23,8 @@ int cli_use_color(const cli_args *args);
 int cli_stdout_flush(const cli_args *args);
 int cli_stdout_close(const cli_args *args);
 
-/* JSON, written straight to stdout. jansson writes every number of a document with one precision; scores need 17 digits and margins 9.
- * Values of the outer two levels come on lines of their own when `pretty`. All strings are repaired to valid UTF-8. */
-typedef struct cli_json {
-    int pretty, depth, n; /* n: values so far in the innermost container */
-} cli_json;
-void cli_json_open(cli_json *json, const char *key, char bracket); /* '{' or '['; key NULL inside an array or at the top */
-void cli_json_close(cli_json *json, char bracket);                 /* '}' or ']'; ends the line at the top level */
-void cli_json_text(cli_json *json, const char *key, const char *text, size_t len);
-void cli_json_string(cli_json *json, const char *key, const char *text); /* NULL text gives null */
-void cli_json_int(cli_json *json, const char *key, uint64_t value);
-void cli_json_real(cli_json *json, const char *key, double value, int digits); /* significant digits */
-void cli_json_bool(cli_json *json, const char *key, int value);
+/* JSON to stdout. */
+qr_json_out cli_json(int pretty);
 
 /* A bar on stderr, drawn from half a second on if stderr is a terminal. `update` is a qr_progress_fn. */
 typedef struct cli_progress {

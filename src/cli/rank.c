@@ -41,60 +41,60 @@ typedef struct ranking {
 
 static int is_replaced(const ranking *r, size_t i) { return r->docs->items[i].replaced || (r->results[i].flags & QR_RESULT_REPLACED) != 0; }
 
-static void json_result(cli_json *json, const ranking *r, size_t place)
+static void json_result(qr_json_out *json, const ranking *r, size_t place)
 {
     size_t i = r->order[place];
     const qr_result *result = &r->results[i];
     const cli_doc *doc = &r->docs->items[i];
     char name[NAME_BYTES];
     cli_doc_name(doc, name, sizeof name);
-    cli_json_open(json, NULL, '{');
-    cli_json_int(json, "index", i);
-    cli_json_int(json, "rank", place + 1);
-    cli_json_real(json, "score", result->score, 17);
-    cli_json_real(json, "margin", (double) result->margin, 9);
-    cli_json_string(json, "name", name);
-    if (r->args->text) cli_json_text(json, "text", doc->text.data, doc->text.len);
-    cli_json_int(json, "n_tokens", result->n_tokens);
-    cli_json_bool(json, "truncated", (result->flags & QR_RESULT_TRUNCATED) != 0);
-    if (is_replaced(r, i)) cli_json_bool(json, "replaced", 1);
+    qr_out_open(json, NULL, '{');
+    qr_out_int(json, "index", i);
+    qr_out_int(json, "rank", place + 1);
+    qr_out_real(json, "score", result->score, 17);
+    qr_out_real(json, "margin", (double) result->margin, 9);
+    qr_out_string(json, "name", name);
+    if (r->args->text) qr_out_text(json, "text", doc->text.data, doc->text.len);
+    qr_out_int(json, "n_tokens", result->n_tokens);
+    qr_out_bool(json, "truncated", (result->flags & QR_RESULT_TRUNCATED) != 0);
+    if (is_replaced(r, i)) qr_out_bool(json, "replaced", 1);
     if (r->args->explain) {
-        cli_json_int(json, "n_shared", result->n_shared);
-        cli_json_real(json, "yes_logit", (double) result->yes, 9);
-        cli_json_real(json, "no_logit", (double) result->no, 9);
+        qr_out_int(json, "n_shared", result->n_shared);
+        qr_out_real(json, "yes_logit", (double) result->yes, 9);
+        qr_out_real(json, "no_logit", (double) result->no, 9);
     }
-    cli_json_close(json, '}');
+    qr_out_close(json, '}');
 }
 
 static int print_json(const ranking *r, qr_engine *engine)
 {
-    cli_json json = {.pretty = 1};
+    qr_json_out json = cli_json(1);
     qr_info info;
     qr_stats stats;
     qr_engine_info(engine, &info);
     qr_engine_stats(engine, &stats);
-    cli_json_open(&json, NULL, '{');
-    cli_json_string(&json, "query", r->query);
-    cli_json_string(&json, "model", info.model);
-    cli_json_string(&json, "backend", info.backend);
-    cli_json_string(&json, "dtype", info.dtype);
-    cli_json_open(&json, "results", '[');
+    qr_out_open(&json, NULL, '{');
+    qr_out_string(&json, "query", r->query);
+    qr_out_string(&json, "model", info.model);
+    qr_out_string(&json, "backend", info.backend);
+    qr_out_string(&json, "dtype", info.dtype);
+    qr_out_open(&json, "results", '[');
     for (size_t place = 0; place < r->n_shown; place++) json_result(&json, r, place);
-    cli_json_close(&json, ']');
-    cli_json_open(&json, "usage", '{');
-    cli_json_int(&json, "documents", r->n_done);
-    cli_json_int(&json, "prompt_tokens", stats.prompt_tokens);
-    cli_json_int(&json, "computed_tokens", stats.computed_tokens);
-    cli_json_real(&json, "compute_seconds", stats.compute_seconds, 6);
-    cli_json_close(&json, '}');
-    cli_json_bool(&json, "complete", r->complete);
-    cli_json_close(&json, '}');
+    qr_out_close(&json, ']');
+    qr_out_open(&json, "usage", '{');
+    qr_out_int(&json, "documents", r->n_done);
+    qr_out_int(&json, "prompt_tokens", stats.prompt_tokens);
+    qr_out_int(&json, "computed_tokens", stats.computed_tokens);
+    qr_out_real(&json, "compute_seconds", stats.compute_seconds, 6);
+    qr_out_close(&json, '}');
+    qr_out_bool(&json, "complete", r->complete);
+    qr_out_close(&json, '}');
     return cli_stdout_flush(r->args);
 }
 
 static int print_jsonl(const ranking *r)
 {
-    cli_json json = {0};
+    qr_json_out json = cli_json(0);
     for (size_t place = 0; place < r->n_shown; place++) {
         json_result(&json, r, place);
         if (place % 256 == 255 && cli_stdout_flush(r->args) != CLI_OK) return CLI_FAILURE; /* nobody reads any more: stop */

@@ -53,7 +53,7 @@ static int get_text(const json_t *object, const char *key, qr_text *out)
 static void parse_item(item *it, const char *line, size_t len)
 {
     *it = (item){0};
-    if (cli_json_parse(&it->json, line, len, &it->replaced, &it->err) != QR_OK) return;
+    if (qr_json_parse_text(&it->json, line, len, &it->replaced, &it->err) != QR_OK) return;
     const json_t *instruction = json_object_get(it->json, "instruction"), *max_length = json_object_get(it->json, "max_length");
     if (!json_is_object(it->json)) qr_fail(&it->err, QR_E_INPUT, "expected an object with \"query\" and \"document\"");
     else if (!get_text(it->json, "query", &it->query)) qr_fail(&it->err, QR_E_INPUT, "\"query\": expected a string");
@@ -116,27 +116,27 @@ static qr_status score_range(group *g, size_t first, size_t last, const volatile
 static void print_item(const group *g, size_t i)
 {
     const item *it = &g->items[i];
-    cli_json json = {0};
+    qr_json_out json = cli_json(0);
     if (it->err.code == QR_OK && (it->result.flags & QR_RESULT_DONE) == 0) return; /* interrupted before its turn */
-    cli_json_open(&json, NULL, '{');
-    cli_json_int(&json, "index", g->first_index + i);
+    qr_out_open(&json, NULL, '{');
+    qr_out_int(&json, "index", g->first_index + i);
     if (it->err.code != QR_OK) {
-        cli_json_string(&json, "error", it->err.msg);
+        qr_out_string(&json, "error", it->err.msg);
     } else {
         char hex[65];
         for (size_t b = 0; b < 32; b++) snprintf(hex + 2 * b, 3, "%02x", it->result.ids_sha256[b]);
-        cli_json_real(&json, "score", it->result.score, 17);
-        cli_json_real(&json, "margin", (double) it->result.margin, 9);
-        cli_json_int(&json, "n_tokens", it->result.n_tokens);
-        cli_json_bool(&json, "truncated", (it->result.flags & QR_RESULT_TRUNCATED) != 0);
-        cli_json_string(&json, "ids_sha256", hex);
+        qr_out_real(&json, "score", it->result.score, 17);
+        qr_out_real(&json, "margin", (double) it->result.margin, 9);
+        qr_out_int(&json, "n_tokens", it->result.n_tokens);
+        qr_out_bool(&json, "truncated", (it->result.flags & QR_RESULT_TRUNCATED) != 0);
+        qr_out_string(&json, "ids_sha256", hex);
         if (g->args->logits) {
-            cli_json_real(&json, "yes_logit", (double) it->result.yes, 9);
-            cli_json_real(&json, "no_logit", (double) it->result.no, 9);
+            qr_out_real(&json, "yes_logit", (double) it->result.yes, 9);
+            qr_out_real(&json, "no_logit", (double) it->result.no, 9);
         }
-        if (it->replaced || (it->result.flags & QR_RESULT_REPLACED) != 0) cli_json_bool(&json, "replaced", 1);
+        if (it->replaced || (it->result.flags & QR_RESULT_REPLACED) != 0) qr_out_bool(&json, "replaced", 1);
     }
-    cli_json_close(&json, '}');
+    qr_out_close(&json, '}');
 }
 
 /* Scores and prints what was gathered, and empties the group. */

@@ -1,6 +1,7 @@
 /* tokenize: shows the token ids of a text. Needs nothing of the model but its tokenizer.json. */
 #define _GNU_SOURCE
 #include "base/mem.h"
+#include "base/utf8.h"
 #include "cli/engine.h"
 #include "cli/input.h"
 #include "cli/output.h"
@@ -22,27 +23,27 @@ static const size_t MAX_STDIN_BYTES = (size_t) 1 << 30;
 
 static void print_json(const qr_tokenizer *tok, const qr_ids *ids, int replaced)
 {
-    cli_json json = {.pretty = 1};
-    cli_json_open(&json, NULL, '{');
-    cli_json_int(&json, "count", ids->n);
-    cli_json_bool(&json, "replaced", replaced);
-    cli_json_open(&json, "tokens", '[');
+    qr_json_out json = cli_json(1);
+    qr_out_open(&json, NULL, '{');
+    qr_out_int(&json, "count", ids->n);
+    qr_out_bool(&json, "replaced", replaced);
+    qr_out_open(&json, "tokens", '[');
     for (size_t i = 0; i < ids->n; i++) {
         size_t len = 0;
         const char *bytes = qr_tok_bytes(tok, ids->id[i], &len);
-        cli_json_open(&json, NULL, '{');
-        cli_json_int(&json, "id", ids->id[i]);
-        cli_json_text(&json, "text", bytes, len);
-        if (!cli_utf8_valid(bytes, len)) { /* a part of a character: its text says nothing, its bytes do */
+        qr_out_open(&json, NULL, '{');
+        qr_out_int(&json, "id", ids->id[i]);
+        qr_out_text(&json, "text", bytes, len);
+        if (!qr_utf8_is_valid(bytes, len)) { /* a part of a character: its text says nothing, its bytes do */
             char hex[2 * 64 + 1] = "";
             for (size_t b = 0; b < len && b < 64; b++) snprintf(hex + 2 * b, 3, "%02x", (unsigned char) bytes[b]);
-            cli_json_string(&json, "bytes", hex);
+            qr_out_string(&json, "bytes", hex);
         }
-        if (qr_tok_is_added(tok, ids->id[i])) cli_json_bool(&json, "special", 1);
-        cli_json_close(&json, '}');
+        if (qr_tok_is_added(tok, ids->id[i])) qr_out_bool(&json, "special", 1);
+        qr_out_close(&json, '}');
     }
-    cli_json_close(&json, ']');
-    cli_json_close(&json, '}');
+    qr_out_close(&json, ']');
+    qr_out_close(&json, '}');
 }
 
 /* Quoted as in JSON, so that blanks and line ends can be seen. */
@@ -51,9 +52,9 @@ static void print_lines(const qr_tokenizer *tok, const qr_ids *ids)
     for (size_t i = 0; i < ids->n; i++) {
         size_t len = 0;
         const char *bytes = qr_tok_bytes(tok, ids->id[i], &len);
-        cli_json none = {0};
+        qr_json_out none = cli_json(0);
         printf("%8u  ", ids->id[i]);
-        cli_json_text(&none, NULL, bytes, len);
+        qr_out_text(&none, NULL, bytes, len);
         putchar('\n');
     }
 }

@@ -10,8 +10,8 @@
 #include "model/config.h"
 
 #include "base/file.h"
+#include "base/json_in.h"
 #include "base/mem.h"
-#include "model/json.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -10,8 +10,8 @@
 #define _POSIX_C_SOURCE 200809L /* stpcpy */
 #include "model/safetensors.h"
 
+#include "base/json_in.h"
 #include "base/mem.h"
-#include "model/json.h"
 
 #include <stdlib.h>
 #include <string.h>

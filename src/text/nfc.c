@@ -12,8 +12,8 @@
 #include "text/nfc.h"
 
 #include "base/mem.h"
+#include "base/utf8.h"
 #include "text/unicode.h"
-#include "text/utf8.h"
 
 #include <string.h>
 #include <utf8proc.h>

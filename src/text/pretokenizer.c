@@ -13,8 +13,8 @@
  */
 #include "text/pretokenizer.h"
 
+#include "base/utf8.h"
 #include "text/unicode.h"
-#include "text/utf8.h"
 
 enum { LOOK_AHEAD = 12 }; /* bytes that are enough for the two or three code points that choose the alternative */
 

@@ -12,8 +12,8 @@
  */
 #include "text/prompt.h"
 
+#include "base/utf8.h"
 #include "text/tokenizer_internal.h"
-#include "text/utf8.h"
 
 #include "base/mem.h"
 

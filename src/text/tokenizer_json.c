@@ -4,9 +4,9 @@
  * What is asked of it: the 256 byte symbols are there, and every merge joins two entries into a third. Strings are turned from byte symbols
  * (byte 0x20 is written U+0120, ...) back to bytes once, here. Every field is known by name: one that is not could change ids.
  */
+#include "base/utf8.h"
 #include "text/json_scan.h"
 #include "text/tokenizer_internal.h"
-#include "text/utf8.h"
 
 #include "base/file.h"
 #include "base/mem.h"

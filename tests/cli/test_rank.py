@@ -134,7 +134,8 @@ def test_instruction_changes_the_score():
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interruption_prints_what_is_finished(tmp_path, number):
     path = tmp_path / "documents"
-    path.write_text(("the quick brown fox jumps over the lazy dog " * 300 + "\n") * 4000)
+    text = "the quick brown fox jumps over the lazy dog " * 300
+    path.write_text("".join(f"{i} {text}\n" for i in range(4000)))  # all different: the same would be computed once
     command = [PROGRAM, "rank", "q", str(path), "--lines", "--json", "--threads", "1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
         time.sleep(3)

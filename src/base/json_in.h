@@ -1,7 +1,7 @@
-/* JSON of files that we did not write (configuration, tensor headers), read with jansson, and what error messages say about it. Every
- * text from such a file passes through a label before it reaches a message, so that a message stays one short printable line. */
-#ifndef QR_MODEL_JSON_H
-#define QR_MODEL_JSON_H
+/* JSON that we did not write, read with jansson, and what error messages say about it. Every text from such a file passes through a label
+ * before it reaches a message, so that a message stays one short printable line. */
+#ifndef QR_BASE_JSON_IN_H
+#define QR_BASE_JSON_IN_H
 
 #include "base/error.h"
 
@@ -11,6 +11,11 @@
 qr_status qr_json_parse(json_t **root, const char *text, size_t len, const char *path, qr_error *err);
 /* The same for a whole file of at most max_bytes. */
 qr_status qr_json_read(json_t **root, const char *path, size_t max_bytes, qr_error *err);
+
+/* JSON of users and clients, any value: what is merely broken text in it, invalid UTF-8 and escapes of half a surrogate pair, is read as
+ * U+FFFD, and *replaced becomes 1 (else it stays). One bad character must not refuse a thousand documents. The last of duplicate keys
+ * counts. E_INPUT says where it stops being JSON. */
+qr_status qr_json_parse_text(json_t **out, const char *text, size_t len, int *replaced, qr_error *err);
 
 typedef struct qr_label {
     char text[104];

@@ -1,6 +1,6 @@
 /* Decoding of UTF-8: hostile input by the WHATWG rule, and text that is known to be valid without any check. */
-#ifndef QR_TEXT_UTF8_H
-#define QR_TEXT_UTF8_H
+#ifndef QR_BASE_UTF8_H
+#define QR_BASE_UTF8_H
 
 #include <stddef.h>
 #include <stdint.h>
@@ -31,6 +31,16 @@ static inline size_t qr_utf8_decode(const unsigned char *s, size_t n, uint32_t *
     }
     *cp = value;
     return len;
+}
+
+static inline int qr_utf8_is_valid(const char *text, size_t n)
+{
+    uint32_t cp;
+    for (size_t i = 0; i < n;) {
+        i += qr_utf8_decode((const unsigned char *) text + i, n - i, &cp);
+        if (cp == QR_UTF8_INVALID) return 0;
+    }
+    return 1;
 }
 
 /* The same for text that is known to be valid. */
