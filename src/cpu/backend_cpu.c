@@ -99,13 +99,13 @@ static qr_status score_all(qr_backend *b, const qr_batch *batch, qr_logits *out,
         qr_prefix_kv *kv = NULL;
         if (prefix->n_ids > 0) {
             if ((status = qr_prefix_cache_get(&b->cache, prefix->ids, prefix->n_ids, &kv, err)) != QR_OK) return status;
-            if (i == 0 || batch->seqs[i - 1].prefix != seq->prefix) {
-                if (kv->valid) b->stats.prefix_hits++;
-                else b->stats.prefix_misses++;
-            }
         }
-        int in_pass = 0;
+        int in_pass = 0; /* another prefix of the batch, of another caller, may have the same ids */
         for (size_t f = 0; f < n_filling; f++) in_pass |= b->filling[f] == kv;
+        if (kv != NULL && (i == 0 || batch->seqs[i - 1].prefix != seq->prefix)) {
+            if (kv->valid || in_pass) b->stats.prefix_hits++;
+            else b->stats.prefix_misses++;
+        }
         int fill = kv != NULL && !kv->valid && !in_pass;
         size_t own = n_tokens + (fill ? prefix->n_ids : 0); /* the prefix takes no slots of the pass, and comes before its sequence */
         if (n_seqs > 0 && !qr_forward_fits(b->forward, n_seqs + (size_t) fill, own, n_slots, seq->n_ids)) {

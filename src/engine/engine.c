@@ -1,8 +1,9 @@
 /* The engine behind the public header: tokenizer, prompt, model, and a scheduler that owns the backend.
  *
- * Callers tokenize in their own threads, then give the scheduler a job and wait.
+ * Callers tokenize in their own threads, then give the scheduler a job and wait, or do not (engine.h).
  */
-#include "base/error.h"
+#include "engine/engine.h"
+
 #include "base/mem.h"
 #include "engine/scheduler.h"
 #include "model/builtin.h"
@@ -197,63 +198,117 @@ static qr_status build_prompts(const qr_engine *e, const qr_query *queries, size
     return QR_OK;
 }
 
-/* A caller that waits for its job. */
+/* A call in work. */
+typedef struct task {
+    qr_job job;
+    qr_prompt_ids *prompts; /* [n_queries] */
+    size_t n_queries;
+    qr_done_fn done;
+    void *done_arg;
+} task;
+
+static void free_task(task *t)
+{
+    for (size_t q = 0; t->prompts != NULL && q < t->n_queries; q++) qr_prompt_ids_deinit(&t->prompts[q]);
+    qr_free(t->prompts);
+    qr_free(t);
+}
+
+static void end_task(qr_job *job)
+{
+    task *t = job->owner;
+    qr_status status = job->status;
+    qr_error error = job->error;
+    qr_done_fn done = t->done;
+    void *arg = t->done_arg;
+    free_task(t);
+    done(arg, status, &error);
+}
+
+static qr_status check_call(const qr_engine *e, const qr_query *queries, size_t n_queries, const qr_call *call, qr_error *err)
+{
+    if (e == NULL || (queries == NULL && n_queries > 0)) return qr_fail(err, QR_E_ARG, "qr_score: engine or queries is NULL");
+    if (call != NULL && !(call->timeout_seconds >= 0))
+        return qr_fail(err, QR_E_ARG, "qr_call.timeout_seconds: expected at least 0, found %g", call->timeout_seconds);
+    return QR_OK;
+}
+
+static size_t count_documents(const qr_query *queries, size_t n_queries)
+{
+    size_t total = 0;
+    for (size_t q = 0; q < n_queries; q++) total += queries[q].n_documents;
+    return total;
+}
+
+qr_status qr_engine_submit(qr_engine *e, const qr_query *queries, size_t n_queries, qr_result *results, const qr_call *call,
+                           qr_done_fn done, void *done_arg, qr_error *err)
+{
+    double start = qr_now();
+    qr_status status = check_call(e, queries, n_queries, call, err);
+    if (status != QR_OK) return status;
+    size_t total = count_documents(queries, n_queries);
+    if (results == NULL && total > 0) return qr_fail(err, QR_E_ARG, "qr_score: results is NULL");
+    if (total == 0) {
+        done(done_arg, QR_OK, NULL);
+        return QR_OK;
+    }
+    memset(results, 0, total * sizeof *results);
+    task *t = qr_calloc(1, sizeof *t);
+    if (t == NULL || (t->prompts = qr_calloc(n_queries, sizeof *t->prompts)) == NULL) {
+        qr_free(t);
+        return qr_fail(err, QR_E_MEMORY, "no memory for %zu queries", n_queries);
+    }
+    t->n_queries = n_queries;
+    if ((status = build_prompts(e, queries, n_queries, t->prompts, results, call, err)) != QR_OK) {
+        free_task(t);
+        return status;
+    }
+    t->done = done;
+    t->done_arg = done_arg;
+    t->job = (qr_job){.prompts = t->prompts, .n_queries = n_queries, .results = results, .n_results = total, .done = end_task, .owner = t};
+    if (call != NULL) {
+        t->job.cancel = call->cancel;
+        t->job.progress = call->progress;
+        t->job.progress_arg = call->progress_arg;
+        t->job.deadline = call->timeout_seconds > 0 ? start + call->timeout_seconds : 0;
+    }
+    qr_scheduler_submit(e->scheduler, &t->job);
+    return QR_OK;
+}
+
+/* A caller that waits. */
 typedef struct waiting {
     pthread_mutex_t lock;
     pthread_cond_t done;
     int is_done;
+    qr_status status;
+    qr_error error;
 } waiting;
 
-static void wake(qr_job *job)
+static void wake(void *arg, qr_status status, const qr_error *error)
 {
-    waiting *w = job->owner;
+    waiting *w = arg;
     pthread_mutex_lock(&w->lock);
     w->is_done = 1;
+    w->status = status;
+    if (error != NULL) w->error = *error;
     pthread_cond_signal(&w->done);
     pthread_mutex_unlock(&w->lock);
 }
 
-static void run_and_wait(qr_engine *e, qr_job *job)
-{
-    waiting w = {.lock = PTHREAD_MUTEX_INITIALIZER, .done = PTHREAD_COND_INITIALIZER};
-    job->done = wake;
-    job->owner = &w;
-    qr_scheduler_submit(e->scheduler, job);
-    pthread_mutex_lock(&w.lock);
-    while (!w.is_done) pthread_cond_wait(&w.done, &w.lock);
-    pthread_mutex_unlock(&w.lock);
-    pthread_cond_destroy(&w.done);
-    pthread_mutex_destroy(&w.lock);
-}
-
 qr_status qr_score(qr_engine *e, const qr_query *queries, size_t n_queries, qr_result *results, const qr_call *call, qr_error *err)
 {
-    double start = qr_now();
-    if (e == NULL || (queries == NULL && n_queries > 0)) return qr_fail(err, QR_E_ARG, "qr_score: engine or queries is NULL");
-    if (call != NULL && !(call->timeout_seconds >= 0))
-        return qr_fail(err, QR_E_ARG, "qr_call.timeout_seconds: expected at least 0, found %g", call->timeout_seconds);
-    size_t total = 0;
-    for (size_t q = 0; q < n_queries; q++) total += queries[q].n_documents;
-    if (results == NULL && total > 0) return qr_fail(err, QR_E_ARG, "qr_score: results is NULL");
-    if (total == 0) return QR_OK;
-    memset(results, 0, total * sizeof *results);
-    qr_prompt_ids *prompts = qr_calloc(n_queries, sizeof *prompts);
-    if (prompts == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for %zu queries", n_queries);
-    qr_status status = build_prompts(e, queries, n_queries, prompts, results, call, err);
+    waiting w = {.lock = PTHREAD_MUTEX_INITIALIZER, .done = PTHREAD_COND_INITIALIZER};
+    qr_status status = qr_engine_submit(e, queries, n_queries, results, call, wake, &w, err);
     if (status == QR_OK) {
-        qr_job job = {.prompts = prompts, .n_queries = n_queries, .results = results, .n_results = total};
-        if (call != NULL) {
-            job.cancel = call->cancel;
-            job.progress = call->progress;
-            job.progress_arg = call->progress_arg;
-            job.deadline = call->timeout_seconds > 0 ? start + call->timeout_seconds : 0;
-        }
-        run_and_wait(e, &job);
-        status = job.status;
-        if (status != QR_OK && err != NULL) *err = job.error;
+        pthread_mutex_lock(&w.lock);
+        while (!w.is_done) pthread_cond_wait(&w.done, &w.lock);
+        pthread_mutex_unlock(&w.lock);
+        status = w.status;
+        if (status != QR_OK && err != NULL) *err = w.error;
     }
-    for (size_t q = 0; q < n_queries; q++) qr_prompt_ids_deinit(&prompts[q]);
-    qr_free(prompts);
+    pthread_cond_destroy(&w.done);
+    pthread_mutex_destroy(&w.lock);
     return status;
 }
 
