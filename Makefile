@@ -38,7 +38,7 @@ export QR_TEST_DATA := $(CURDIR)/build/testdata
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := build
-.PHONY: help build demo test test-unit test-python test-arm64 bench fuzz format format-check lint install clean data
+.PHONY: help build serve demo test test-unit test-python test-arm64 bench fuzz format format-check lint install clean data
 
 help: ## this list
 	@echo "usage: make TARGET [CC=clang] [SAN=address|undefined|thread]"
@@ -49,6 +49,9 @@ build: ## the program, build/qwen-rerank, and both libraries (the default)
 	@scripts/deps.sh build $(clang)
 	@test -e $(BUILD)/build.ninja || cmake -S . -B $(BUILD) $(configure) $(CMAKE_FLAGS)
 	@scripts/san-env.sh "$(SAN)" cmake --build $(BUILD)
+
+serve: build ## builds and serves the built-in model, or MODEL=NAME, on port 9003 (SERVE_ARGS="--host *" for more)
+	@$(BUILD)/qwen-rerank serve $(if $(MODEL),--model $(MODEL)) $(SERVE_ARGS)
 
 demo: build ## ranks some text found on this machine
 	@scripts/demo.sh $(BUILD)

@@ -4,10 +4,36 @@ _qwen_rerank()
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "rank score tokenize inspect doctor completion version help" -- "$cur"))
+        COMPREPLY=($(compgen -W "serve rank score tokenize inspect doctor completion version help" -- "$cur"))
         return
     fi
     case ${COMP_WORDS[1]} in
+    serve)
+        case $prev in
+        --host) return ;;
+        --port|-p) return ;;
+        --api-key) return ;;
+        --served-name) return ;;
+        --url-prefix) return ;;
+        --max-documents) return ;;
+        --max-body) return ;;
+        --max-waiting) return ;;
+        --request-timeout) return ;;
+        --drain-timeout) return ;;
+        --log-format) COMPREPLY=($(compgen -W "text json" -- "$cur")); return ;;
+        --model|-m) COMPREPLY=($(compgen -d -- "$cur")); return ;;
+        --instruction|-i) return ;;
+        --max-length) return ;;
+        --backend) return ;;
+        --dtype) COMPREPLY=($(compgen -W "auto f32 bf16" -- "$cur")); return ;;
+        --threads) return ;;
+        --max-batch-tokens) return ;;
+        --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
+        esac
+        case $cur in
+        -*) COMPREPLY=($(compgen -W "--host --port --unix-socket --api-key --api-key-file --served-name --url-prefix --max-documents --max-body --max-waiting --request-timeout --drain-timeout --log-format --tls-cert --tls-key --model --instruction --max-length --backend --dtype --threads --max-batch-tokens --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        esac
+        ;;
     rank)
         case $prev in
         --top-n|-n) return ;;
@@ -100,7 +126,7 @@ _qwen_rerank()
         case $cur in
         -*) COMPREPLY=($(compgen -W "--man --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
-        COMPREPLY=($(compgen -W "rank score tokenize inspect doctor completion version help " -- "$cur")); return
+        COMPREPLY=($(compgen -W "serve rank score tokenize inspect doctor completion version help " -- "$cur")); return
         ;;
     esac
     COMPREPLY=($(compgen -f -- "$cur"))

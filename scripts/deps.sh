@@ -58,6 +58,7 @@ for group in "$@"; do
         # elsewhere our own kernels do it, see CMakeLists.txt
         [[ $(uname -m) != x86_64 ]] || header dnnl.h "oneDNN: matrix products" libdnnl-dev onednn
         header jansson.h "JSON" libjansson-dev jansson
+        header microhttpd.h "HTTP" libmicrohttpd-dev libmicrohttpd
         header utf8proc.h "Unicode normalisation" libutf8proc-dev utf8proc
         header openssl/evp.h "SHA-256" libssl-dev openssl@3
         [[ $(uname) == Darwin ]] && header omp.h "threads of the CPU engine" - libomp

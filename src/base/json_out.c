@@ -94,6 +94,14 @@ void qr_out_int(qr_json_out *json, const char *key, uint64_t value)
     put(json, text);
 }
 
+void qr_out_signed(qr_json_out *json, const char *key, int64_t value)
+{
+    char text[24];
+    begin_value(json, key);
+    snprintf(text, sizeof text, "%lld", (long long) value);
+    put(json, text);
+}
+
 void qr_out_real(qr_json_out *json, const char *key, double value, int digits)
 {
     char text[40];

@@ -19,6 +19,7 @@ void qr_out_open(qr_json_out *json, const char *key, char bracket); /* '{' or '[
 void qr_out_close(qr_json_out *json, char bracket);                 /* '}' or ']' */
 void qr_out_text(qr_json_out *json, const char *key, const char *text, size_t len);
 void qr_out_string(qr_json_out *json, const char *key, const char *text); /* NULL text gives null */
+void qr_out_signed(qr_json_out *json, const char *key, int64_t value);
 void qr_out_int(qr_json_out *json, const char *key, uint64_t value);
 void qr_out_real(qr_json_out *json, const char *key, double value, int digits); /* significant digits; the value is finite */
 void qr_out_bool(qr_json_out *json, const char *key, int value);

@@ -56,6 +56,11 @@ typedef struct cli_args {
     const char *tokenizer;
     int special, count;
 
+    const char *host, *unix_socket, *url_prefix, *api_key_file, *tls_cert, *tls_key, *served_name;
+    cli_list api_keys;
+    size_t port, max_documents, max_body_mib, max_waiting, request_timeout, drain_timeout;
+    int log_format;
+
     int tensors;
     int man;
     int help;
@@ -96,7 +101,7 @@ typedef struct cli_command {
 
 /* All commands in the order of the help, NULL at the end (main.c). */
 extern const cli_command *const cli_commands[];
-extern const cli_command cli_rank, cli_score, cli_tokenize, cli_inspect, cli_doctor, cli_version, cli_help, cli_completion;
+extern const cli_command cli_serve, cli_rank, cli_score, cli_tokenize, cli_inspect, cli_doctor, cli_version, cli_help, cli_completion;
 /* Shared groups: what opens an engine, which model, and what every command knows. */
 extern const cli_option cli_engine_options[], cli_model_options[], cli_general_options[];
 

@@ -1,0 +1,512 @@
+/* See http.h.
+ *
+ * libmicrohttpd calls on_request several times for each request: when the head is there, for every piece of the body, and at the end; once
+ * more when a suspended connection is resumed because its answer is ready. A suspended connection is not looked at, so a thread of our own
+ * notices clients that go away meanwhile.
+ */
+#define _GNU_SOURCE
+#include "server/http.h"
+
+#include "base/file.h"
+#include "base/mem.h"
+#include "engine/scheduler.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <microhttpd.h>
+#include <netdb.h>
+#include <openssl/rand.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+static const double watch_interval_s = 0.25;
+
+enum phase { READING, WAITING, ANSWERED };
+
+typedef struct header {
+    char *name, *value;
+} header;
+
+typedef struct sv_http_part {
+    sv_http *http;
+    struct MHD_Connection *connection;
+    enum phase phase; /* guarded by http->lock from WAITING on */
+    int too_large, counted, status, suspended;
+    const char *content_type;
+    header headers[SV_MAX_HEADERS];
+    size_t n_headers;
+    double closed_at;                 /* when the client was seen to have closed its side; 0: it has not */
+    struct sv_exchange *next, **link; /* among those that wait */
+} part;
+
+struct sv_http {
+    sv_http_options options;
+    struct MHD_Daemon *daemon;
+    int listener; /* -1 once the daemon or quiesce has closed it */
+    unsigned port;
+    char *unix_socket, *tls_cert, *tls_key;
+    pthread_t watcher;
+    int watching;
+
+    pthread_mutex_t lock; /* guards all below */
+    pthread_cond_t changed;
+    sv_exchange *waiting;
+    size_t in_flight;
+    int closing, watcher_sleeps;
+};
+
+static void log_message(const sv_http *h, qr_log_level level, const char *format, ...) __attribute__((format(printf, 3, 4)));
+static void log_message(const sv_http *h, qr_log_level level, const char *format, ...)
+{
+    char text[512];
+    va_list values;
+    if (h->options.log == NULL) return;
+    va_start(values, format);
+    vsnprintf(text, sizeof text, format, values);
+    va_end(values);
+    h->options.log(h->options.arg, level, text);
+}
+
+/* ---- exchanges ------------------------------------------------------------------------------------------------------------------ */
+
+/* A client's id goes into logs and headers: what could break a line or hide something is refused. */
+static int is_harmless_id(const char *id)
+{
+    size_t n = strlen(id);
+    if (n == 0 || n >= SV_ID_BYTES) return 0;
+    for (size_t i = 0; i < n; i++)
+        if (id[i] <= ' ' || id[i] > '~' || id[i] == '"' || id[i] == '\\') return 0;
+    return 1;
+}
+
+static void choose_id(sv_exchange *x)
+{
+    const char *given = sv_header(x, "X-Request-ID");
+    if (given != NULL && is_harmless_id(given)) {
+        snprintf(x->id, sizeof x->id, "%s", given);
+        return;
+    }
+    unsigned char bytes[16] = {0};
+    RAND_bytes(bytes, sizeof bytes);
+    for (size_t i = 0; i < sizeof bytes; i++) snprintf(x->id + 2 * i, 3, "%02x", bytes[i]);
+}
+
+static sv_exchange *new_exchange(sv_http *h, struct MHD_Connection *connection, const char *method, const char *path)
+{
+    sv_exchange *x = qr_calloc(1, sizeof *x);
+    part *p = qr_calloc(1, sizeof *p);
+    char *copy = qr_strndup(path, strlen(path));
+    if (x == NULL || p == NULL || copy == NULL) {
+        qr_free(x);
+        qr_free(p);
+        qr_free(copy);
+        return NULL;
+    }
+    *p = (part){.http = h, .connection = connection};
+    x->http = p;
+    x->method = method;
+    x->path = copy;
+    x->begin = qr_now();
+    choose_id(x);
+    return x;
+}
+
+static void free_exchange(sv_exchange *x)
+{
+    for (size_t i = 0; i < x->http->n_headers; i++) {
+        qr_free(x->http->headers[i].name);
+        qr_free(x->http->headers[i].value);
+    }
+    qr_buf_deinit(&x->body);
+    qr_buf_deinit(&x->answer);
+    qr_free(x->path);
+    qr_free(x->http);
+    qr_free(x);
+}
+
+const char *sv_header(const sv_exchange *x, const char *name)
+{
+    return MHD_lookup_connection_value(x->http->connection, MHD_HEADER_KIND, name);
+}
+
+const char *sv_query_value(const sv_exchange *x, const char *name)
+{
+    return MHD_lookup_connection_value(x->http->connection, MHD_GET_ARGUMENT_KIND, name);
+}
+
+void sv_add_header(sv_exchange *x, const char *name, const char *format, ...)
+{
+    char value[1024];
+    va_list values;
+    part *p = x->http;
+    va_start(values, format);
+    int n = vsnprintf(value, sizeof value, format, values);
+    va_end(values);
+    if (p->n_headers == SV_MAX_HEADERS || n < 0 || (size_t) n >= sizeof value) return;
+    header *h = &p->headers[p->n_headers];
+    h->name = qr_strndup(name, strlen(name));
+    h->value = qr_strndup(value, (size_t) n);
+    if (h->name != NULL && h->value != NULL) {
+        p->n_headers++;
+        return;
+    }
+    qr_free(h->name); /* an answer without this header is better than none */
+    qr_free(h->value);
+}
+
+static void unlink_waiting(sv_exchange *x)
+{
+    part *p = x->http;
+    if (p->link == NULL) return;
+    *p->link = p->next;
+    if (p->next != NULL) p->next->http->link = p->link;
+    p->link = NULL;
+}
+
+void sv_answer(sv_exchange *x, int status, const char *content_type)
+{
+    part *p = x->http;
+    sv_http *h = p->http;
+    pthread_mutex_lock(&h->lock);
+    unlink_waiting(x);
+    p->status = status;
+    p->content_type = content_type;
+    p->phase = ANSWERED;
+    struct MHD_Connection *resume = p->suspended ? p->connection : NULL;
+    if (h->closing) pthread_cond_broadcast(&h->changed);
+    pthread_mutex_unlock(&h->lock);
+    if (resume != NULL) MHD_resume_connection(resume);
+}
+
+/* ---- libmicrohttpd -------------------------------------------------------------------------------------------------------------- */
+
+static void free_answer(void *data) { qr_free(data); }
+
+/* Gives the answer to libmicrohttpd, which sends it. */
+static enum MHD_Result send_answer(sv_exchange *x)
+{
+    static const char memory[] =
+        "{\"message\": \"out of memory\", \"detail\": \"out of memory\", \"error\": {\"message\": \"out of memory\"}}";
+    part *p = x->http;
+    struct MHD_Response *r;
+    if (x->answer.failed) {
+        p->status = 500;
+        r = MHD_create_response_from_buffer(sizeof memory - 1, (void *) (uintptr_t) memory, MHD_RESPMEM_PERSISTENT);
+    } else if (x->answer.n == 0) {
+        r = MHD_create_response_from_buffer(0, (void *) (uintptr_t) "", MHD_RESPMEM_PERSISTENT);
+    } else {
+        r = MHD_create_response_from_buffer_with_free_callback(x->answer.n, x->answer.data, free_answer);
+        if (r != NULL) x->answer.data = NULL; /* it is libmicrohttpd's now */
+    }
+    if (r == NULL) return MHD_NO;
+    if (p->content_type != NULL) MHD_add_response_header(r, "Content-Type", p->content_type);
+    MHD_add_response_header(r, "X-Request-ID", x->id);
+    for (size_t i = 0; i < p->n_headers; i++) MHD_add_response_header(r, p->headers[i].name, p->headers[i].value);
+    enum MHD_Result result = MHD_queue_response(p->connection, (unsigned) p->status, r);
+    MHD_destroy_response(r);
+    return result;
+}
+
+static enum MHD_Result refuse_large(sv_exchange *x)
+{
+    sv_http *h = x->http->http;
+    qr_buf_printf(&x->answer,
+                  "{\"message\": \"the body is larger than %zu bytes\", \"detail\": \"the body is larger than %zu bytes\", "
+                  "\"error\": {\"message\": \"the body is larger than %zu bytes\", \"type\": \"invalid_request_error\", \"code\": 413}}\n",
+                  h->options.max_body_bytes, h->options.max_body_bytes, h->options.max_body_bytes);
+    x->http->status = 413;
+    x->http->content_type = "application/json";
+    sv_add_header(x, "Connection", "close");
+    return send_answer(x);
+}
+
+/* The whole request is here. */
+static enum MHD_Result begin_work(sv_exchange *x)
+{
+    part *p = x->http;
+    sv_http *h = p->http;
+    x->read = qr_now();
+    pthread_mutex_lock(&h->lock);
+    p->phase = WAITING;
+    p->counted = 1;
+    h->in_flight++;
+    p->link = &h->waiting;
+    if ((p->next = h->waiting) != NULL) p->next->http->link = &p->next;
+    h->waiting = x;
+    pthread_mutex_unlock(&h->lock);
+    h->options.handler(h->options.arg, x);
+    pthread_mutex_lock(&h->lock);
+    int answered = p->phase == ANSWERED; /* at once: the common case for all but scores */
+    if (!answered) {
+        MHD_suspend_connection(p->connection); /* sv_answer cannot resume it before the lock is free */
+        p->suspended = 1;
+        if (h->watcher_sleeps) pthread_cond_broadcast(&h->changed);
+    }
+    pthread_mutex_unlock(&h->lock);
+    return answered ? send_answer(x) : MHD_YES;
+}
+
+static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, const char *url, const char *method, const char *version,
+                                  const char *data, size_t *size, void **context)
+{
+    (void) version;
+    sv_http *h = arg;
+    sv_exchange *x = *context;
+    if (x == NULL) {
+        if ((x = new_exchange(h, connection, method, url)) == NULL) return MHD_NO;
+        *context = x;
+        const char *length = sv_header(x, "Content-Length");
+        /* Digits only: libmicrohttpd has checked the header. */
+        if (length != NULL && strtoull(length, NULL, 10) > h->options.max_body_bytes) {
+            x->http->too_large = 1;
+            if (sv_header(x, "Expect") != NULL) return refuse_large(x); /* it asks before it sends */
+        }
+        return MHD_YES;
+    }
+    part *p = x->http;
+    if (*size > 0) {
+        if (p->too_large || *size > h->options.max_body_bytes - x->body.n) {
+            if (p->too_large++ == 0) qr_buf_deinit(&x->body);
+            /* What is on its way is read, or the client would fail at sending and never see the answer; but not for ever. */
+            if (p->too_large > 10000) return MHD_NO;
+        } else {
+            qr_buf_add(&x->body, data, *size);
+        }
+        *size = 0;
+        return MHD_YES;
+    }
+    pthread_mutex_lock(&h->lock);
+    enum phase phase = p->phase;
+    p->suspended = 0;
+    pthread_mutex_unlock(&h->lock);
+    if (phase == ANSWERED) return send_answer(x);
+    if (phase == WAITING) return MHD_YES;
+    if (p->too_large) return refuse_large(x);
+    return begin_work(x);
+}
+
+static void on_completed(void *arg, struct MHD_Connection *connection, void **context, enum MHD_RequestTerminationCode reason)
+{
+    (void) connection;
+    sv_http *h = arg;
+    sv_exchange *x = *context;
+    if (x == NULL) return;
+    *context = NULL;
+    part *p = x->http;
+    if (p->status != 0 && h->options.finished != NULL)
+        h->options.finished(h->options.arg, x, reason == MHD_REQUEST_TERMINATED_COMPLETED_OK ? p->status : 499);
+    pthread_mutex_lock(&h->lock);
+    unlink_waiting(x);
+    if (p->counted) {
+        h->in_flight--;
+        pthread_cond_broadcast(&h->changed);
+    }
+    pthread_mutex_unlock(&h->lock);
+    free_exchange(x);
+}
+
+static void on_mhd_log(void *arg, const char *format, va_list values)
+{
+    char text[512];
+    sv_http *h = arg;
+    vsnprintf(text, sizeof text, format, values);
+    text[strcspn(text, "\r\n")] = 0;
+    log_message(h, QR_LOG_DEBUG, "libmicrohttpd: %s", text); /* its warnings are about what single clients do */
+}
+
+/* ---- clients that go away ------------------------------------------------------------------------------------------------------- */
+
+static void watch_client(const sv_http *h, sv_exchange *x, double now)
+{
+    part *p = x->http;
+    char byte;
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(p->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    if (info == NULL) return;
+    ssize_t n = recv(info->connect_fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    if (n > 0 || (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR))) return;
+    if (p->closed_at == 0) p->closed_at = now;
+    /* An end of file may mean that the client has gone, or that it has said all and listens (`nc -N`): TCP does not tell. */
+    int gone = n < 0 || (h->options.disconnect_grace_s >= 0 && now - p->closed_at >= h->options.disconnect_grace_s);
+    if (gone) __atomic_store_n(&x->cancel, 1, __ATOMIC_RELAXED);
+}
+
+static void *watch(void *arg)
+{
+    sv_http *h = arg;
+    pthread_mutex_lock(&h->lock);
+    while (!h->closing) {
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_nsec += (long) (watch_interval_s * 1e9);
+        until.tv_sec += until.tv_nsec / 1000000000;
+        until.tv_nsec %= 1000000000;
+        h->watcher_sleeps = h->waiting == NULL;
+        if (h->watcher_sleeps) pthread_cond_wait(&h->changed, &h->lock);
+        else pthread_cond_timedwait(&h->changed, &h->lock, &until);
+        double now = qr_now();
+        for (sv_exchange *x = h->waiting; x != NULL; x = x->http->next) watch_client(h, x, now);
+    }
+    pthread_mutex_unlock(&h->lock);
+    return NULL;
+}
+
+/* ---- open and close ------------------------------------------------------------------------------------------------------------- */
+
+static qr_status listen_unix(sv_http *h, const char *path, qr_error *err)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    struct stat found;
+    if (strlen(path) >= sizeof address.sun_path)
+        return qr_fail(err, QR_E_ARG, "unix socket %s: expected a path of at most %zu bytes", path, sizeof address.sun_path - 1);
+    strcpy(address.sun_path, path);
+    if (lstat(path, &found) == 0 && !S_ISSOCK(found.st_mode)) return qr_fail(err, QR_E_ARG, "%s: exists and is no socket", path);
+    h->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (h->listener < 0) return qr_fail(err, QR_E_IO, "cannot make a socket: %s", strerror(errno));
+    /* A socket that a crashed server left behind may be taken over, one that is in use must not. */
+    if (connect(h->listener, (struct sockaddr *) &address, sizeof address) == 0)
+        return qr_fail(err, QR_E_ARG, "%s: another process listens there", path);
+    unlink(path);
+    if (bind(h->listener, (struct sockaddr *) &address, sizeof address) != 0 || listen(h->listener, SOMAXCONN) != 0)
+        return qr_fail(err, QR_E_IO, "cannot listen on %s: %s", path, strerror(errno));
+    h->unix_socket = qr_strndup(path, strlen(path));
+    return QR_OK;
+}
+
+static qr_status listen_tcp(sv_http *h, const char *host, unsigned port, qr_error *err)
+{
+    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *found;
+    char service[8];
+    int all = host == NULL || host[0] == 0 || strcmp(host, "*") == 0, reason = 0;
+    snprintf(service, sizeof service, "%u", port);
+    int code = getaddrinfo(all ? NULL : host, service, &hints, &found);
+    if (code != 0) return qr_fail(err, QR_E_ARG, "cannot listen on \"%s\": %s", host, gai_strerror(code));
+    for (struct addrinfo *a = found; a != NULL && h->listener < 0; a = a->ai_next) {
+        int fd = socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC, a->ai_protocol), yes = 1;
+        if (fd < 0) {
+            reason = errno;
+            continue;
+        }
+        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+        if (bind(fd, a->ai_addr, a->ai_addrlen) == 0 && listen(fd, SOMAXCONN) == 0) {
+            h->listener = fd;
+        } else {
+            reason = errno;
+            close(fd);
+        }
+    }
+    freeaddrinfo(found);
+    if (h->listener < 0)
+        return qr_fail(err, QR_E_IO, "cannot listen on %s port %u: %s", all ? "any address" : host, port, strerror(reason));
+    struct sockaddr_storage own;
+    socklen_t size = sizeof own;
+    if (getsockname(h->listener, (struct sockaddr *) &own, &size) == 0)
+        h->port = ntohs(own.ss_family == AF_INET6 ? ((struct sockaddr_in6 *) &own)->sin6_port : ((struct sockaddr_in *) &own)->sin_port);
+    return QR_OK;
+}
+
+static qr_status start_daemon(sv_http *h, qr_error *err)
+{
+    const sv_http_options *o = &h->options;
+    unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_ERROR_LOG | MHD_USE_TURBO;
+    struct MHD_OptionItem items[8];
+    size_t n = 0;
+    items[n++] = (struct MHD_OptionItem){MHD_OPTION_LISTEN_SOCKET, h->listener, NULL};
+    items[n++] = (struct MHD_OptionItem){MHD_OPTION_THREAD_POOL_SIZE, (intptr_t) o->threads, NULL};
+    items[n++] = (struct MHD_OptionItem){MHD_OPTION_CONNECTION_LIMIT, (intptr_t) o->max_connections, NULL};
+    items[n++] = (struct MHD_OptionItem){MHD_OPTION_CONNECTION_TIMEOUT, (intptr_t) o->idle_timeout_s, NULL};
+    if (o->tls_cert != NULL) {
+        flags |= MHD_USE_TLS;
+        items[n++] = (struct MHD_OptionItem){MHD_OPTION_HTTPS_MEM_CERT, 0, h->tls_cert};
+        items[n++] = (struct MHD_OptionItem){MHD_OPTION_HTTPS_MEM_KEY, 0, h->tls_key};
+    }
+    items[n] = (struct MHD_OptionItem){MHD_OPTION_END, 0, NULL};
+    h->daemon = MHD_start_daemon(flags, 0, NULL, NULL, on_request, h, MHD_OPTION_EXTERNAL_LOGGER, on_mhd_log, h,
+                                 MHD_OPTION_NOTIFY_COMPLETED, on_completed, h, MHD_OPTION_ARRAY, items, MHD_OPTION_END);
+    if (h->daemon == NULL)
+        return qr_fail(err, QR_E_IO, "libmicrohttpd does not start%s",
+                       o->tls_cert != NULL ? ": are certificate and key PEM, and a pair?" : "");
+    return QR_OK;
+}
+
+static qr_status read_pem(const char *path, char **out, qr_error *err)
+{
+    size_t len;
+    return qr_file_read(path, 1 << 20, out, &len, err);
+}
+
+qr_status sv_http_open(sv_http **out, const sv_http_options *options, qr_error *err)
+{
+    *out = NULL;
+    sv_http *h = qr_calloc(1, sizeof *h);
+    if (h == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for the HTTP server");
+    h->options = *options;
+    sv_http_options *o = &h->options;
+    if (o->threads == 0) o->threads = 2;
+    if (o->max_connections == 0) o->max_connections = 1000;
+    if (o->idle_timeout_s == 0) o->idle_timeout_s = 75;
+    if (o->max_body_bytes == 0) o->max_body_bytes = (size_t) 64 << 20;
+    if (o->disconnect_grace_s == 0) o->disconnect_grace_s = 1;
+    h->listener = -1;
+    pthread_mutex_init(&h->lock, NULL);
+    pthread_cond_init(&h->changed, NULL);
+    qr_status status = QR_OK;
+    if (o->tls_cert != NULL && (status = read_pem(o->tls_cert, &h->tls_cert, err)) == QR_OK)
+        status = read_pem(o->tls_key, &h->tls_key, err);
+    if (status == QR_OK) status = o->unix_socket != NULL ? listen_unix(h, o->unix_socket, err) : listen_tcp(h, o->host, o->port, err);
+    if (status == QR_OK) status = start_daemon(h, err);
+    if (status == QR_OK && pthread_create(&h->watcher, NULL, watch, h) == 0) h->watching = 1;
+    else if (status == QR_OK) status = qr_fail(err, QR_E_MEMORY, "cannot start a thread");
+    if (status != QR_OK) {
+        sv_http_close(h);
+        return status;
+    }
+    *out = h;
+    return QR_OK;
+}
+
+void sv_http_quiesce(sv_http *h)
+{
+    MHD_socket listener = MHD_quiesce_daemon(h->daemon);
+    if (listener != MHD_INVALID_SOCKET) close(listener);
+    h->listener = -1;
+    if (h->unix_socket != NULL) unlink(h->unix_socket);
+}
+
+size_t sv_http_in_flight(sv_http *h)
+{
+    pthread_mutex_lock(&h->lock);
+    size_t n = h->in_flight;
+    pthread_mutex_unlock(&h->lock);
+    return n;
+}
+
+void sv_http_close(sv_http *h)
+{
+    if (h == NULL) return;
+    pthread_mutex_lock(&h->lock);
+    h->closing = 1;
+    for (sv_exchange *x = h->waiting; x != NULL; x = x->http->next) __atomic_store_n(&x->cancel, 1, __ATOMIC_RELAXED);
+    pthread_cond_broadcast(&h->changed);
+    /* libmicrohttpd must not be stopped while a connection is suspended. */
+    while (h->waiting != NULL) pthread_cond_wait(&h->changed, &h->lock);
+    pthread_mutex_unlock(&h->lock);
+    if (h->watching) pthread_join(h->watcher, NULL);
+    if (h->daemon != NULL) MHD_stop_daemon(h->daemon);
+    else if (h->listener >= 0) close(h->listener);
+    if (h->unix_socket != NULL) unlink(h->unix_socket);
+    pthread_cond_destroy(&h->changed);
+    pthread_mutex_destroy(&h->lock);
+    qr_free(h->unix_socket);
+    qr_free(h->tls_cert);
+    qr_free(h->tls_key);
+    qr_free(h);
+}
+
+unsigned sv_http_port(const sv_http *h) { return h->port; }

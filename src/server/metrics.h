@@ -1,0 +1,34 @@
+/* Counters for Prometheus. */
+#ifndef QR_SERVER_METRICS_H
+#define QR_SERVER_METRICS_H
+
+#include "base/buf.h"
+#include "qwen_rerank.h"
+
+#include <pthread.h>
+
+enum { SV_N_BUCKETS = 14, SV_N_STATUSES = 32 };
+
+typedef struct sv_histogram {
+    uint64_t counts[SV_N_BUCKETS + 1]; /* the last one: more than the largest bound */
+    double sum;
+} sv_histogram;
+
+typedef struct sv_metrics {
+    pthread_mutex_t lock;
+    struct {
+        int status;
+        uint64_t n;
+    } requests[SV_N_STATUSES];
+    sv_histogram request_seconds, inference_seconds;
+    uint64_t documents, tokens, truncated;
+} sv_metrics;
+
+void sv_metrics_init(sv_metrics *m);
+void sv_metrics_deinit(sv_metrics *m);
+void sv_metrics_finished(sv_metrics *m, int status, double seconds);
+void sv_metrics_scored(sv_metrics *m, size_t documents, uint64_t tokens, size_t truncated, double inference_seconds);
+/* The text that Prometheus reads. */
+void sv_metrics_write(sv_metrics *m, const qr_stats *engine, size_t n_waiting, int ready, qr_buf *out);
+
+#endif

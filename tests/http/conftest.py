@@ -1,0 +1,105 @@
+"""A running server for the tests of this folder."""
+
+import contextlib
+import http.client
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "cli"))
+from support import HANG_S, PROGRAM, environment  # noqa: E402
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Answer:
+    def __init__(self, status, headers, body):
+        self.status, self.headers, self.body = status, headers, body
+
+    def json(self):
+        return json.loads(self.body)
+
+
+class Server:
+    def __init__(self, *options, **variables):
+        self.port = free_port()
+        command = [PROGRAM, "serve", "--port", str(self.port), "--threads", "1", "--log-format", "json", *options]
+        # Into a file: a pipe that nobody empties would hold the server up.
+        self.log = tempfile.TemporaryFile()
+        self.process = subprocess.Popen(command, stderr=self.log, env=environment(**variables))
+        self.wait_for(lambda: b'"message": "ready on' in self.read_log() or self.process.poll() is not None, "the server's start")
+        assert self.process.poll() is None, self.read_log()
+
+    def read_log(self):
+        return os.pread(self.log.fileno(), 1 << 24, 0)
+
+    def request(self, method, path, body=None, headers=None):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=HANG_S)
+        with contextlib.closing(connection):
+            if body is not None and not isinstance(body, (bytes, str)):
+                body = json.dumps(body)
+            connection.request(method, path, body, headers or {})
+            answer = connection.getresponse()
+            return Answer(answer.status, answer.headers, answer.read())
+
+    def get(self, path, **kwargs):
+        return self.request("GET", path, **kwargs)
+
+    def post(self, path, body, **kwargs):
+        return self.request("POST", path, body, **kwargs)
+
+    def connect(self):
+        return socket.create_connection(("127.0.0.1", self.port), timeout=HANG_S)
+
+    def metric(self, name):
+        for line in self.get("/metrics").body.decode().splitlines():
+            if line.startswith(f"qwen_rerank_{name} "):
+                return float(line.split()[-1])
+        raise KeyError(name)
+
+    def wait_for(self, condition, what):
+        end = time.monotonic() + HANG_S
+        while not condition():
+            assert time.monotonic() < end, f"waited in vain for: {what}"
+            time.sleep(0.02)
+
+    def stop(self, number=signal.SIGTERM):
+        """Stops it and returns the exit code and the log's lines as objects."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        code = self.process.wait(timeout=HANG_S)
+        return code, [json.loads(line) for line in self.read_log().splitlines() if line.startswith(b"{")]
+
+
+@pytest.fixture(scope="session")
+def server():
+    server = Server()
+    yield server
+    code, _ = server.stop()
+    assert code == 0
+
+
+@pytest.fixture
+def start():
+    """Starts servers with options of their own."""
+    servers = []
+
+    def start(*options, **variables):
+        servers.append(Server(*options, **variables))
+        return servers[-1]
+
+    yield start
+    for s in servers:
+        s.stop(signal.SIGKILL)
