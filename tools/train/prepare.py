@@ -74,7 +74,7 @@ def decap(text):
 def ask(pair, known, rng):
     """One way in which a person would ask for what the title names."""
     title = pair["query"]
-    if pair["style"] == "question":
+    if pair["style"] in ("question", "open"):
         if rng.random() < 0.2:
             title = title.rstrip("?").lower()
         return title
@@ -99,6 +99,82 @@ def ask(pair, known, rng):
     if rng.random() < 0.25:
         return rng.choice(["What is said about %s?", "%s explained", "information about %s", "Tell me about %s", "What are %s?"]) % decap(title)
     return title.lower() if rng.random() < 0.2 else title
+
+
+# Which share of each kind's texts is also asked for by something that stands in it; the rest of the kinds: ASKED.
+ASKED = 0.35
+ASK_SHARE = {"package": 0.35, "wordnet": 0.2, "wordnet-meaning": 0.3, "wordnet-reverse": 0, "wordnet-open": 0, "gcide": 0.2, "linux": 0.15, "linux-more": 0.15, "facts": 1.0,
+             "fortunes": 0.9, "cataclysm": 0.7, "cataclysm-more": 0.9, "anarchism": 0.9, "anarchism-more": 0.9, "crawl": 0.6, "perlfaq": 0.7, "gnome": 0.7,
+             "debian-handbook": 0.7, "debian-handbook-more": 0.7, "freeciv": 0.6, "jargon": 0.6, "foldoc": 0.5}
+END = r"(?=[.,;:!?()\"]| (?:and|or|but|which|that|because|when|while|if|so|as|by|who|where)\b|$)"
+NO_NAME = {"it", "this", "that", "these", "those", "he", "she", "they", "there", "we", "i", "you", "his", "her", "their", "its", "our", "my", "your", "such", "one"}
+
+
+def synonyms(work):
+    """word -> other single words of its most frequent sense, from WordNet, for words that are but one part of speech"""
+    base, names, out = work / "src/wordnet-base/usr/share/wordnet", {}, {}
+    for part in ("noun", "verb", "adj", "adv"):
+        for line in open(base / f"data.{part}", encoding="utf-8"):
+            if not line.startswith("  "):
+                field = line.split(" ", 20)
+                names[part, field[0]] = [w for w in field[4 : 4 + 2 * min(int(field[3], 16), 8) : 2] if re.fullmatch("[a-z]{3,}", w)]
+        for line in open(base / f"index.{part}", encoding="utf-8"):
+            if not line.startswith(" ") and re.match("[a-z]{4,} ", line):
+                field = line.split()
+                first = field[-int(field[2])]  # the index lists senses by frequency
+                out[field[0]] = None if field[0] in out else [w for w in names[part, first] if w != field[0]]
+    return {word: others for word, others in out.items() if others}
+
+
+def finish(query, other, rng):
+    """With other words, without capitals, at times."""
+    parts = query.split(" ")
+    at = [i for i, w in enumerate(parts) if w in other]
+    if rng.random() < 0.4:
+        for i in rng.sample(at, min(len(at), rng.choice([1, 1, 2]))):
+            parts[i] = rng.choice(other[parts[i]])
+    query = " ".join(parts)
+    return query.lower().rstrip("?") if rng.random() < 0.35 else query
+
+
+def ask_from(text, known, other, rng):
+    """A question, a task or keywords that a passage is about, by what stands in it, and a part of the passage around it; None if nothing is found."""
+    parts = sentences(text)
+    at = rng.randrange(len(parts))
+    begin = max(0, at - rng.choice([0, 0, 1, 1, 2]))
+    passage = " ".join(parts[begin : at + rng.choice([1, 2, 2, 3])])
+    sentence = parts[at]
+    found = []
+    for m in re.finditer(r"\bto ([a-z]+)((?: [a-z'-]+){1,7}?)" + END, sentence):
+        if m[1] in known and m[1] not in ("be", "have", "do"):
+            task = m[1] + m[2]
+            found += [x % task for x in ("how to %s", "How to %s?", "How do I %s?", "How can you %s?", "%s", "what is the best way to %s", "I want to %s")]
+            found.append(f"What can be used to {task}?")
+    for m in re.finditer(r"(?:^|, )([^.;:,]{12,90}?),? because\b", sentence):
+        if m[1].split()[0].lower() not in NO_NAME:
+            found += [f"Why {decap(m[1])}?", f"why {decap(m[1])}", f"Why is it that {decap(m[1])}?"] * 2
+    for m in re.finditer(r"(?:^|\. )(?:If|When|Whenever) ([^,.;:]{10,70}),", sentence):
+        found += [f"What happens when {m[1]}?", f"what to do if {m[1]}", m[1]] * 2
+    for m in re.finditer(r"^((?:The |An? )?[A-Z]?[a-z]+(?: [a-z]+){0,2}) (?:is|are|was|were) ([^.;:]{8,})", sentence):
+        if m[1].split()[0].lower() not in NO_NAME:
+            name, verb = decap(m[1]), sentence[m.end(1) :].split()[0]
+            found += [f"What {verb} {name}?", f"Tell me about {name}", f"Why {verb} {name} {m[2]}?"[:90], f"{verb.capitalize()} {name} {m[2]}?"[:90], f"What do you know about {name}?"]
+    for m in re.finditer(r"\bused (?:to|for|in|as) ([a-z][^.,;:()]{6,50})" + END, sentence):
+        found += [f"What is used for {m[1]}?" if m[1].split()[0].endswith("ing") else f"something for {m[1]}"] * 2
+    for m in re.finditer(r"\b(\d[\d,.]*) ([a-z]+(?: [a-z]+)?)", sentence):
+        found.append(f"How many {m[2]}?" if rng.random() < 0.3 else f"how many {m[2]} {' '.join(sentence.split()[:4]).lower()}")
+    if found and rng.random() < 0.7:
+        return finish(rng.choice(found), other, rng), passage
+    words = [w.strip(".,;:!?()\"'") for w in sentence.split()]
+    content = [i for i, w in enumerate(words) if len(w) > 2 and w.lower() not in evaluate.STOP_WORDS]
+    if len(content) >= 4 and rng.random() < 0.4:
+        k = rng.randrange(len(content) - 1)
+        last = content[min(len(content) - 1, k + rng.choice([1, 1, 2, 3]))]
+        phrase = " ".join(words[content[k] : last + 1])
+        found += [phrase, " ".join(words[i] for i in rng.sample(content, min(len(content), rng.choice([2, 3, 3, 4])))), rng.choice(["What about %s?", "Which %s?", "why %s", "How does %s work?", "%s?", "where is %s", "when %s"]) % phrase]
+    if not found:
+        return None
+    return finish(rng.choice(found), other, rng), passage
 
 
 def sentences(text):
@@ -136,18 +212,34 @@ def example(pair, known):
                 text = f"{pair['name']}: {text}" if rng.random() < 0.5 else f"{pair['name']} - {pair['query']}. {text}"
         elif pair["style"] == "title" and rng.random() < 0.15:
             text = f"{pair['query']}\n{text}"
-    return {"query": query, "text": cut(text, rng), "kind": pair["kind"], "split": split, "group": pair["group"]}
+    made = {"query": query, "text": cut(text, rng), "kind": pair["kind"], "split": split, "group": pair["group"]}
+    return made | {"soft": True} if pair["style"] == "open" else made
+
+
+def asked_for(pair, known, other):
+    """An example whose query is made from its text. Whether the text answers it, the teacher says: its label is soft."""
+    rng = random.Random("ask" + pair["group"] + pair["text"][:200])
+    split = split_of(pair)
+    if split == "test" or rng.random() >= ASK_SHARE.get(pair["kind"], ASKED):
+        return None
+    found = ask_from(pair["text"], known, other, rng)
+    if not found or not 4 <= len(found[1].split()) or not found[0]:
+        return None
+    kind = "ask-" + pair["kind"].removesuffix("-more")
+    return {"query": found[0], "text": cut(found[1], rng), "kind": kind, "split": split, "group": pair["group"], "soft": True}
 
 
 def choose(work):
-    known = verbs(work)
+    known, other = verbs(work), synonyms(work)
     count = {}
     with open(work / "examples.jsonl.part", "w", encoding="utf-8") as out:
         for line in open(work / "pairs.jsonl", encoding="utf-8"):
-            made = example(json.loads(line), known)
-            if made:
-                count[made["split"]] = count.get(made["split"], 0) + 1
-                out.write(json.dumps(made, ensure_ascii=False) + "\n")
+            pair = json.loads(line)
+            for made in (example(pair, known), asked_for(pair, known, other)):
+                if made:
+                    kind = made["split"] if not made.get("soft") else f"{made['split']}, asked for by a part of it"
+                    count[kind] = count.get(kind, 0) + 1
+                    out.write(json.dumps(made, ensure_ascii=False) + "\n")
     os.rename(work / "examples.jsonl.part", work / "examples.jsonl")
     print("examples:", count)
 
@@ -246,7 +338,9 @@ def negatives(work, examples):
 
     weighted = (docs @ scipy.sparse.diags(idf)).T.tocsr()
     asks.data[:] = 1
-    texts = torch.from_numpy(np.load(work / "texts.f16.npy")[pool]).bfloat16()
+    # the teacher looks at every second text: enough of them, in half the time
+    seen = np.arange(0, len(pool), 2)
+    texts = torch.from_numpy(np.load(work / "texts.f16.npy")[pool[seen]]).bfloat16()
     queries = torch.from_numpy(np.load(work / "queries.f16.npy")[pool]).bfloat16()
     step = 512
     for at in range(0, len(pool), step):
@@ -262,7 +356,7 @@ def negatives(work, examples):
                 top = top[np.argsort(-value[top])]
             else:
                 top = np.argsort(-value)
-            for base, found in ((0, index[top]), (HARD, near[k])):
+            for base, found in ((0, index[top]), (HARD, seen[near[k]])):
                 found = [i for i in found if groups[pool[i]] != groups[pool[row]]][:HARD]
                 out[pool[row], base : base + len(found)] = pool[found]
         if at // step % 50 == 0:

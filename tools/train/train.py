@@ -8,11 +8,13 @@ ends a run early, to go on later). Prints losses and, every so often, ranking qu
 """
 
 import argparse
+import dataclasses
 import json
 import math
 import os
 import pathlib
 import random
+import re
 import sys
 import time
 
@@ -49,7 +51,8 @@ INSTRUCTIONS = [
 
 # "What is X?" with X in the answer is easily learnt and teaches that shared words decide; questions of other forms are few.
 FAVOUR = {"wordnet": 0.3, "gcide": 0.3, "foldoc": 0.6, "jargon": 0.6, "perlfaq": 4, "debian-faq": 4, "anarchism": 4, "gnome": 4, "gnucash": 2,
-          "anarchism-more": 3, "harden": 2, "debian-handbook": 2, "debian-handbook-more": 2}
+          "anarchism-more": 3, "harden": 2, "debian-handbook": 2, "debian-handbook-more": 2, "chat": 2, "cataclysm": 2, "ask-facts": 2, "ask-cataclysm": 2,
+          "wordnet-open": 2, "linux": 0.5, "ask-linux": 0.5}
 
 DECAY = 0.3  # of all steps, at the end
 
@@ -81,6 +84,7 @@ def disturb(query, rng):
 
 
 TRAP_SIMILARITY, TRAP_SCORE = 0.3, 0.05
+WEIGHT = {"positive": 3.0, "soft": 1.5}  # of a candidate in the pointwise loss
 
 
 def trap(query, text, rng):
@@ -128,19 +132,38 @@ class Data:
         return first + rest, (len(first), len(first) + len(rest) - 2)
 
 
-def targets(similar, positive):
+def without(query, text, rng):
+    """The text without most of the words that it shares with the query: an answer need not repeat the question."""
+    asked = {w.lower()[:5] for w in re.findall(r"\w{3,}", query)}
+    parts = text.split(" ")
+    kept = [w for w in parts if w.strip(".,;:!?()\"'").lower()[:5] not in asked or rng.random() < 0.2]
+    return " ".join(kept) if len(kept) >= 4 else text
+
+
+@dataclasses.dataclass
+class Candidate:
+    ids: list
+    head: int
+    text: int  # index of the example whose text it is
+    kind: str  # "positive", "soft" (made from the query's source; the teacher judges it), "other", "trap" or "empty"
+
+
+def targets(similar, kinds):
     """Wanted P(yes): the label's, shaded by the teacher's cosine. A negative that the teacher thinks close may well be relevant."""
     related = 0.005 + 0.80 * torch.sigmoid(14 * (similar - 0.64))
     good = (0.82 + 0.35 * (similar - 0.3)).clamp(0.80, 0.98)
-    return torch.where(positive, good, related)
+    soft = 0.01 + 0.93 * torch.sigmoid(12 * (similar - 0.46))
+    is_kind = lambda kind: torch.tensor([k == kind for k in kinds])
+    wanted = torch.where(is_kind("positive"), good, torch.where(is_kind("soft"), soft, related))
+    return torch.where(is_kind("trap"), TRAP_SCORE, torch.where(is_kind("empty"), 0.01, wanted))
 
 
 def draw(data, rng, tokens):
     """One batch: queries with candidates, about so many document tokens."""
     cap = rng.choice([40, 64, 64, 96, 96, 128, 160])
-    if rng.random() < 0.04:  # few: attention is padded to the longest
+    if rng.random() < 0.04:
         cap, tokens = 400, tokens // 2
-    heads, spans, docs, owner, query_vectors, doc_vectors, positive, empty, trapped = [], [], [], [], [], [], [], [], []
+    heads, spans, asked, found = [], [], [], []
     used = 0
     while used < tokens:
         kind = rng.choices(data.names, data.weights)[0]
@@ -154,44 +177,34 @@ def draw(data, rng, tokens):
         chosen = rng.sample(lexical[:12], min(len(lexical[:12]), 3)) + rng.sample(semantic, min(len(semantic), 3))
         chosen += [rng.choice(data.kinds[kind]) for _ in range(2)] + [rng.choice(data.train) for _ in range(3)]
         chosen = [x for x in dict.fromkeys(chosen) if data.examples[x]["group"] != e["group"] and data.examples[x]["text"] != e["text"]]
-        rows = ([] if rng.random() < 0.06 else [i]) + chosen
         number = len(heads)
         heads.append(head)
         spans.append(span)
-        query_vectors.append(i)
-        for x in rows:
-            ids = data.document(x, cap)
-            docs.append(ids)
-            owner.append(number)
-            doc_vectors.append(x)
-            positive.append(x == i)
-            empty.append(False)
-            used += len(ids) + len(data.suffix)
+        asked.append(i)
+        rows = [(x, "other") for x in chosen]
+        if rng.random() >= 0.06:
+            rows.append((i, "soft" if e.get("soft") else "positive"))
+        apart = rng.random() < 0.3
+        rows = [Candidate(data.encode(" " + without(e["query"], data.examples[x]["text"], rng))[:cap] if apart else data.document(x, cap), number, x, kind)
+                for x, kind in rows]
         for _ in range(rng.choice([0, 1, 1, 2])):
             other = rng.choice(data.train)
             if data.examples[other]["group"] != e["group"]:
-                docs.append(data.encode(" " + trap(e["query"], data.examples[other]["text"], rng))[:cap])
-                owner.append(number)
-                doc_vectors.append(other)
-                positive.append(False)
-                empty.append(False)
-                trapped.append(len(docs) - 1)
+                rows.append(Candidate(data.encode(" " + trap(e["query"], data.examples[other]["text"], rng))[:cap], number, other, "trap"))
         if rng.random() < 0.10:
-            docs.append(data.encode(rng.choice([" ", " ", " .", " N/A", " none", " -"])))
-            owner.append(number)
-            doc_vectors.append(i)
-            positive.append(False)
-            empty.append(True)
-    batch = m.make_batch(heads, spans, docs, owner, data.suffix)
-    batch.text_of[torch.isin(batch.text_of, torch.tensor(trapped, dtype=torch.long))] = -1  # their texts are no longer what the teacher read
-    q = torch.from_numpy(data.queries[query_vectors]).float()
-    d = torch.from_numpy(data.texts[doc_vectors]).float()
+            rows.append(Candidate(data.encode(rng.choice([" ", " ", " .", " N/A", " none", " -"])), number, i, "empty"))
+        used += sum(len(row.ids) + len(data.suffix) for row in rows)
+        found += rows
+    found.sort(key=lambda row: len(row.ids))
+    kinds = [row.kind for row in found]
+    batch = m.make_batch(heads, spans, [row.ids for row in found], [row.head for row in found], data.suffix)
+    changed = torch.tensor([number for number, kind in enumerate(kinds) if kind == "trap"], dtype=torch.long)
+    batch.text_of[torch.isin(batch.text_of, changed)] = -1  # these texts are no longer what the teacher read
+    q = torch.from_numpy(data.queries[asked]).float()
+    d = torch.from_numpy(data.texts[[row.text for row in found]]).float()
     similar = (q[batch.doc_head] * d).sum(-1)
-    similar[trapped] = TRAP_SIMILARITY
-    wanted = targets(similar, torch.tensor(positive))
-    wanted[trapped] = TRAP_SCORE
-    wanted[torch.tensor(empty)] = 0.01
-    return batch, wanted, q, d, similar, torch.tensor(positive), torch.tensor(empty)
+    similar[changed] = TRAP_SIMILARITY
+    return batch, targets(similar, kinds), q, d, similar, kinds
 
 
 def distance(hidden, number_of, wanted):
@@ -225,9 +238,13 @@ def score(model, data, items, yes, no):
     for instruction, query, documents in items:
         head, span = data.head(instruction or prompt.INSTRUCTION, query)
         docs = [data.encode(" " + d)[:600] for d in documents]
+        order = sorted(range(len(docs)), key=lambda i: len(docs[i]))
         with torch.autocast("cpu", torch.bfloat16):
-            last, _ = model(m.make_batch([head], [span], docs, [0] * len(docs), data.suffix))
-        out.append(model.margins(last.float(), yes, no).tolist())
+            last, _ = model(m.make_batch([head], [span], [docs[i] for i in order], [0] * len(docs), data.suffix))
+        margins = [0.0] * len(docs)
+        for i, margin in zip(order, model.margins(last.float(), yes, no).tolist()):
+            margins[i] = margin
+        out.append(margins)
     return out
 
 
@@ -309,8 +326,8 @@ def main():
         torch.save(state, path.with_suffix(".part"))
         os.replace(path.with_suffix(".part"), path)
 
-    # about twice as fast: on a CPU the small operations between the matrix products cost more than the products
-    forward = torch.compile(model.__call__, dynamic=True) if a.compile else model
+    if a.compile:
+        model.compile()
     sets = development_sets(data, a.work)
     began = saved = time.time()
     print(f"step {step}: {measure(model, data, sets, yes, no)}", flush=True)
@@ -325,18 +342,19 @@ def main():
             g["lr"] = g["base"] * rate
         # a batch depends on the seed and the step alone, so that a run that was cut goes on as it would have
         rng = random.Random(f"{a.seed}/{step}")
-        batch, wanted, q, d, similar, positive, empty = draw(data, rng, a.tokens)
+        batch, wanted, q, d, similar, kinds = draw(data, rng, a.tokens)
         with torch.autocast("cpu", torch.bfloat16):
-            last, middle = forward(batch, aux_layer=config.num_hidden_layers - 2)
+            last, middle = model(batch, aux_layer=config.num_hidden_layers - 2)
         margin = model.margins(last.float(), yes, no)
         # the label's side and the other weigh the same
-        weight = torch.where(positive, 3.0, 1.0)
+        weight = torch.tensor([WEIGHT.get(kind, 1.0) for kind in kinds])
         point = (F.binary_cross_entropy_with_logits(margin, wanted, reduction="none") * weight).sum() / weight.sum()
-        want = torch.where(empty, -4.0, 20 * similar + 0.5 * positive)
+        bonus = torch.tensor([0.5 if kind == "positive" else 0.0 for kind in kinds])
+        want = torch.where(torch.tensor([kind == "empty" for kind in kinds]), -4.0, 20 * similar + bonus)
         ranks = listwise(margin, want, batch.doc_head, len(q))
         near_q = distance(middle.float(), batch.query_of, q @ axes)
         near_d = distance(middle.float(), batch.text_of, d @ axes)
-        loss = point + 0.7 * ranks + (2.0 - progress) * (near_q + near_d)
+        loss = point + 0.7 * ranks + (1.0 + 5.0 * (1 - progress) ** 2) * (near_q + near_d)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
