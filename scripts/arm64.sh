@@ -11,9 +11,10 @@ cd "$(dirname "$0")/.."
 
 build=$PWD/build-arm64
 sysroot=$build/sysroot
-packages=(libjansson-dev libutf8proc-dev libssl-dev libcmocka-dev libdnnl-dev)
+packages=(libjansson-dev libutf8proc-dev libssl-dev libcmocka-dev libdnnl-dev libmicrohttpd-dev)
 
-if [[ ! -e $sysroot/.complete ]]; then
+# The list is kept, so that a sysroot from before a library was needed is fetched again.
+if [[ "$(cat "$sysroot/.complete" 2>/dev/null)" != "${packages[*]}" ]]; then
     if ! command -v apt-get >/dev/null; then
         echo "arm64.sh: needs apt-get (Debian or Ubuntu) to fetch arm64 libraries" >&2
         exit 1
@@ -42,11 +43,11 @@ END
     apt-get -qq install -y --download-only --no-install-recommends "${packages[@]}"
     for deb in "$build"/apt/archives/*.deb; do
         # The C library comes with the cross compiler; a second one would be mixed up with it.
-        [[ $(basename "$deb") == libc6_* ]] || dpkg-deb -x "$deb" "$sysroot"
+        [[ $(basename "$deb") == libc6* ]] || dpkg-deb -x "$deb" "$sysroot"
     done
     unset APT_CONFIG
     rm -rf "$build/apt"
-    touch "$sysroot/.complete"
+    echo "${packages[*]}" >"$sysroot/.complete"
 fi
 [[ ${1-} == sysroot ]] && exit 0
 
