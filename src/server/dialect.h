@@ -36,7 +36,7 @@ typedef struct sv_outcome {
     const char *id, *model;
     long long created; /* Unix time */
     uint64_t prompt_tokens;
-    size_t n_truncated, n_replaced;
+    size_t n_truncated;
 } sv_outcome;
 
 typedef struct sv_error {

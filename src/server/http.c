@@ -38,7 +38,7 @@ typedef struct sv_http_part {
     sv_http *http;
     struct MHD_Connection *connection;
     enum phase phase; /* guarded by http->lock from WAITING on */
-    int too_large, counted, status, suspended;
+    int too_large, status, suspended;
     const char *content_type;
     header headers[SV_MAX_HEADERS];
     size_t n_headers;
@@ -58,7 +58,6 @@ struct sv_http {
     pthread_mutex_t lock; /* guards all below */
     pthread_cond_t changed;
     sv_exchange *waiting;
-    size_t in_flight;
     int closing, watcher_sleeps;
 };
 
@@ -134,11 +133,6 @@ static void free_exchange(sv_exchange *x)
 const char *sv_header(const sv_exchange *x, const char *name)
 {
     return MHD_lookup_connection_value(x->http->connection, MHD_HEADER_KIND, name);
-}
-
-const char *sv_query_value(const sv_exchange *x, const char *name)
-{
-    return MHD_lookup_connection_value(x->http->connection, MHD_GET_ARGUMENT_KIND, name);
 }
 
 void sv_add_header(sv_exchange *x, const char *name, const char *format, ...)
@@ -235,8 +229,6 @@ static enum MHD_Result begin_work(sv_exchange *x)
     x->read = qr_now();
     pthread_mutex_lock(&h->lock);
     p->phase = WAITING;
-    p->counted = 1;
-    h->in_flight++;
     p->link = &h->waiting;
     if ((p->next = h->waiting) != NULL) p->next->http->link = &p->next;
     h->waiting = x;
@@ -304,10 +296,6 @@ static void on_completed(void *arg, struct MHD_Connection *connection, void **co
         h->options.finished(h->options.arg, x, reason == MHD_REQUEST_TERMINATED_COMPLETED_OK ? p->status : 499);
     pthread_mutex_lock(&h->lock);
     unlink_waiting(x);
-    if (p->counted) {
-        h->in_flight--;
-        pthread_cond_broadcast(&h->changed);
-    }
     pthread_mutex_unlock(&h->lock);
     free_exchange(x);
 }
@@ -477,14 +465,6 @@ void sv_http_quiesce(sv_http *h)
     if (listener != MHD_INVALID_SOCKET) close(listener);
     h->listener = -1;
     if (h->unix_socket != NULL) unlink(h->unix_socket);
-}
-
-size_t sv_http_in_flight(sv_http *h)
-{
-    pthread_mutex_lock(&h->lock);
-    size_t n = h->in_flight;
-    pthread_mutex_unlock(&h->lock);
-    return n;
 }
 
 void sv_http_close(sv_http *h)

@@ -52,16 +52,12 @@ typedef struct sv_http_options {
 qr_status sv_http_open(sv_http **out, const sv_http_options *options, qr_error *err);
 /* Takes no new connections; those that are there are served on. */
 void sv_http_quiesce(sv_http *http);
-/* Requests that have been handed to the handler and not been answered and sent yet. */
-size_t sv_http_in_flight(sv_http *http);
 /* Cancels what is in flight, waits for its answers, closes all connections. Accepts NULL. */
 void sv_http_close(sv_http *http);
 unsigned sv_http_port(const sv_http *http);
 
 /* A header of the request, or NULL. */
 const char *sv_header(const sv_exchange *exchange, const char *name);
-/* A value of the query string, or NULL. */
-const char *sv_query_value(const sv_exchange *exchange, const char *name);
 /* Adds a header to the answer; both are copied. */
 void sv_add_header(sv_exchange *exchange, const char *name, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* Sends `answer` with this status. The exchange must not be touched afterwards. */

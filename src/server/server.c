@@ -77,6 +77,12 @@ static const char *error_type(int http)
 
 static qr_json_out json_answer(sv_exchange *x) { return (qr_json_out){.write = qr_buf_write, .arg = &x->answer, .spaced = 1}; }
 
+static void send_json(sv_exchange *x, int status)
+{
+    qr_buf_add(&x->answer, "\n", 1);
+    sv_answer(x, status, "application/json");
+}
+
 static void answer_error(sv_exchange *x, const sv_dialect *dialect, int http, const char *message)
 {
     /* The first word in quotes is the field that is wrong. */
@@ -85,10 +91,9 @@ static void answer_error(sv_exchange *x, const sv_dialect *dialect, int http, co
     sv_error error = {http, message, x->id, error_type(http), param[0] != 0 ? param : NULL};
     qr_json_out json = json_answer(x);
     (dialect != NULL ? dialect->write_error : sv_write_error)(&json, &error);
-    qr_buf_add(&x->answer, "\n", 1);
     if (http == 429 || http == 503) sv_add_header(x, "Retry-After", "1");
     if (http == 401) sv_add_header(x, "WWW-Authenticate", "Bearer");
-    sv_answer(x, http, "application/json");
+    send_json(x, http);
 }
 
 /* ---- scores --------------------------------------------------------------------------------------------------------------------- */
@@ -126,13 +131,11 @@ static void write_answer(sv_work *work)
     for (size_t i = 0; i < r->n_documents; i++) {
         outcome.prompt_tokens += t->results[i].n_tokens;
         outcome.n_truncated += (t->results[i].flags & QR_RESULT_TRUNCATED) != 0;
-        outcome.n_replaced += (t->results[i].flags & QR_RESULT_REPLACED) != 0;
     }
     t->prompt_tokens = outcome.prompt_tokens;
     t->n_truncated = outcome.n_truncated;
     qr_json_out json = json_answer(x);
     t->dialect->write(&json, r, &outcome);
-    qr_buf_add(&x->answer, "\n", 1);
 
     double now = qr_now();
     sv_add_header(x, "Server-Timing", "read;dur=%.2f, inference;dur=%.2f, total;dur=%.2f", (t->read_done - x->begin) * 1e3,
@@ -140,7 +143,7 @@ static void write_answer(sv_work *work)
     if (outcome.n_truncated > 0) sv_add_header(x, "X-Truncated-Documents", "%zu", outcome.n_truncated);
     sv_metrics_scored(&t->server->metrics, r->n_documents, outcome.prompt_tokens, outcome.n_truncated, t->scored - t->read_done);
     atomic_fetch_sub(&t->server->n_waiting, 1);
-    sv_answer(x, 200, "application/json");
+    send_json(x, 200);
 }
 
 static void on_scored(void *arg, qr_status status, const qr_error *error)
@@ -216,6 +219,14 @@ static void on_rerank(sv_server *s, sv_exchange *x)
 
 /* ---- what is asked about the server --------------------------------------------------------------------------------------------- */
 
+/* All zero while the model is being loaded. */
+static qr_info engine_info(const sv_server *s)
+{
+    qr_info info = {0};
+    if (s->engine != NULL) qr_engine_info(s->engine, &info);
+    return info;
+}
+
 static void on_health(sv_server *s, sv_exchange *x)
 {
     (void) s;
@@ -227,24 +238,21 @@ static void on_ready(sv_server *s, sv_exchange *x)
 {
     qr_json_out json = json_answer(x);
     int ready = s->engine != NULL && !s->draining;
-    qr_info info = {0};
-    if (s->engine != NULL) qr_engine_info(s->engine, &info);
+    qr_info info = engine_info(s);
     qr_out_open(&json, NULL, '{');
     qr_out_bool(&json, "ready", ready);
     qr_out_string(&json, "status", ready ? "ready" : s->draining ? "draining" : "loading");
     qr_out_string(&json, "backend", info.backend);
     qr_out_string(&json, "model", s->options.model_name);
     qr_out_close(&json, '}');
-    qr_buf_add(&x->answer, "\n", 1);
     if (!ready) sv_add_header(x, "Retry-After", "1");
-    sv_answer(x, ready ? 200 : 503, "application/json");
+    send_json(x, ready ? 200 : 503);
 }
 
 static void on_config(sv_server *s, sv_exchange *x)
 {
     qr_json_out json = json_answer(x);
-    qr_info info = {0};
-    if (s->engine != NULL) qr_engine_info(s->engine, &info);
+    qr_info info = engine_info(s);
     qr_out_open(&json, NULL, '{');
     qr_out_string(&json, "version", qr_version());
     qr_out_string(&json, "model", s->options.model_name);
@@ -264,16 +272,14 @@ static void on_config(sv_server *s, sv_exchange *x)
     qr_out_real(&json, "request_timeout_s", s->options.request_timeout_s, 6);
     qr_out_close(&json, '}');
     qr_out_close(&json, '}');
-    qr_buf_add(&x->answer, "\n", 1);
-    sv_answer(x, 200, "application/json");
+    send_json(x, 200);
 }
 
 /* text-embeddings-inference's; Dify wants `reranker` as the first key of model_type. */
 static void on_info(sv_server *s, sv_exchange *x)
 {
     qr_json_out json = json_answer(x);
-    qr_info info = {0};
-    if (s->engine != NULL) qr_engine_info(s->engine, &info);
+    qr_info info = engine_info(s);
     qr_out_open(&json, NULL, '{');
     qr_out_string(&json, "model_id", s->options.model_name);
     qr_out_string(&json, "model_sha", NULL);
@@ -298,8 +304,7 @@ static void on_info(sv_server *s, sv_exchange *x)
     qr_out_int(&json, "tokenization_workers", 2);
     qr_out_string(&json, "version", qr_version());
     qr_out_close(&json, '}');
-    qr_buf_add(&x->answer, "\n", 1);
-    sv_answer(x, 200, "application/json");
+    send_json(x, 200);
 }
 
 static void on_version(sv_server *s, sv_exchange *x)
@@ -311,8 +316,7 @@ static void on_version(sv_server *s, sv_exchange *x)
 
 static void write_model(qr_json_out *json, const char *key, const sv_server *s)
 {
-    qr_info info = {0};
-    if (s->engine != NULL) qr_engine_info(s->engine, &info);
+    qr_info info = engine_info(s);
     qr_out_open(json, key, '{');
     qr_out_string(json, "id", s->options.model_name);
     qr_out_string(json, "object", "model");
@@ -333,8 +337,7 @@ static void on_models(sv_server *s, sv_exchange *x)
     write_model(&json, NULL, s);
     qr_out_close(&json, ']');
     qr_out_close(&json, '}');
-    qr_buf_add(&x->answer, "\n", 1);
-    sv_answer(x, 200, "application/json");
+    send_json(x, 200);
 }
 
 /* Any name: the one model answers to all. */
@@ -342,8 +345,7 @@ static void on_model(sv_server *s, sv_exchange *x)
 {
     qr_json_out json = json_answer(x);
     write_model(&json, NULL, s);
-    qr_buf_add(&x->answer, "\n", 1);
-    sv_answer(x, 200, "application/json");
+    send_json(x, 200);
 }
 
 static void on_metrics(sv_server *s, sv_exchange *x)
@@ -567,12 +569,12 @@ qr_status sv_server_open(sv_server **out, const sv_server_options *options, qr_e
 
 void sv_server_set_engine(sv_server *s, qr_engine *engine) { s->engine = engine; }
 
-size_t sv_server_drain(sv_server *s, double seconds, const volatile int *hurry)
+size_t sv_server_drain(sv_server *s, double seconds)
 {
     double end = qr_now() + seconds;
     s->draining = 1;
     sv_http_quiesce(s->http);
-    while (s->n_waiting > 0 && qr_now() < end && !qr_is_set(hurry)) usleep(10000);
+    while (s->n_waiting > 0 && qr_now() < end) usleep(10000);
     return s->n_waiting;
 }
 

@@ -28,7 +28,7 @@ qr_status sv_server_open(sv_server **out, const sv_server_options *options, qr_e
 /* From here on it scores. The engine is borrowed until close. */
 void sv_server_set_engine(sv_server *server, qr_engine *engine);
 /* Takes no new connections, waits for what is in work, at most so long. Returns how many requests were left. */
-size_t sv_server_drain(sv_server *server, double seconds, const volatile int *hurry);
+size_t sv_server_drain(sv_server *server, double seconds);
 /* Cancels what is left. Accepts NULL. */
 void sv_server_close(sv_server *server);
 unsigned sv_server_port(const sv_server *server);
