@@ -148,7 +148,7 @@ static int run(const cli_args *args)
     else snprintf(message, sizeof message, "ready on http%s://%s:%u", args->tls_cert != NULL ? "s" : "", host, sv_server_port(server));
     sv_log_message(&log, QR_LOG_INFO, message);
     wait_for_signal(stop);
-    sv_log_message(&log, QR_LOG_INFO, "stopping: requests in work are finished, new ones refused; a second signal ends at once");
+    sv_log_message(&log, QR_LOG_INFO, "stopping: requests in work are finished, new connections refused; a second signal ends at once");
     size_t left = sv_server_drain(server, args->drain_timeout > 0 ? (double) args->drain_timeout : DEFAULT_DRAIN_S);
     if (left > 0) {
         snprintf(message, sizeof message, "%zu requests were not finished in time and are cancelled", left);

@@ -58,7 +58,8 @@ struct sv_http {
     pthread_mutex_t lock; /* guards all below */
     pthread_cond_t changed;
     sv_exchange *waiting;
-    int closing, watcher_sleeps;
+    size_t n_exchanges; /* requests whose answer is not sent yet */
+    int quiesced, closing, watcher_sleeps;
 };
 
 static void log_message(const sv_http *h, qr_log_level level, const char *format, ...) __attribute__((format(printf, 3, 4)));
@@ -109,6 +110,9 @@ static sv_exchange *new_exchange(sv_http *h, struct MHD_Connection *connection, 
         return NULL;
     }
     *p = (part){.http = h, .connection = connection};
+    pthread_mutex_lock(&h->lock);
+    h->n_exchanges++;
+    pthread_mutex_unlock(&h->lock);
     x->http = p;
     x->method = method;
     x->path = copy;
@@ -203,6 +207,7 @@ static enum MHD_Result send_answer(sv_exchange *x)
     if (p->content_type != NULL) MHD_add_response_header(r, "Content-Type", p->content_type);
     MHD_add_response_header(r, "X-Request-ID", x->id);
     for (size_t i = 0; i < p->n_headers; i++) MHD_add_response_header(r, p->headers[i].name, p->headers[i].value);
+    if (__atomic_load_n(&p->http->quiesced, __ATOMIC_RELAXED)) MHD_add_response_header(r, "Connection", "close");
     enum MHD_Result result = MHD_queue_response(p->connection, (unsigned) p->status, r);
     MHD_destroy_response(r);
     return result;
@@ -296,6 +301,8 @@ static void on_completed(void *arg, struct MHD_Connection *connection, void **co
         h->options.finished(h->options.arg, x, reason == MHD_REQUEST_TERMINATED_COMPLETED_OK ? p->status : 499);
     pthread_mutex_lock(&h->lock);
     unlink_waiting(x);
+    h->n_exchanges--;
+    if (h->quiesced) pthread_cond_broadcast(&h->changed);
     pthread_mutex_unlock(&h->lock);
     free_exchange(x);
 }
@@ -459,12 +466,22 @@ qr_status sv_http_open(sv_http **out, const sv_http_options *options, qr_error *
     return QR_OK;
 }
 
-void sv_http_quiesce(sv_http *h)
+size_t sv_http_drain(sv_http *h, double seconds)
 {
+    struct timespec until;
     MHD_socket listener = MHD_quiesce_daemon(h->daemon);
     if (listener != MHD_INVALID_SOCKET) close(listener);
     h->listener = -1;
     if (h->unix_socket != NULL) unlink(h->unix_socket);
+    clock_gettime(CLOCK_REALTIME, &until);
+    double whole = seconds < 1e9 ? seconds : 1e9;
+    until.tv_sec += (time_t) whole;
+    pthread_mutex_lock(&h->lock);
+    __atomic_store_n(&h->quiesced, 1, __ATOMIC_RELAXED);
+    while (h->n_exchanges > 0 && pthread_cond_timedwait(&h->changed, &h->lock, &until) != ETIMEDOUT) continue;
+    size_t left = h->n_exchanges;
+    pthread_mutex_unlock(&h->lock);
+    return left;
 }
 
 void sv_http_close(sv_http *h)

@@ -50,8 +50,9 @@ typedef struct sv_http_options {
 
 /* Listens from here on. */
 qr_status sv_http_open(sv_http **out, const sv_http_options *options, qr_error *err);
-/* Takes no new connections; those that are there are served on. */
-void sv_http_quiesce(sv_http *http);
+/* Takes no new connections; those that are there get the answer that they wait for, or to what they are just sending, and are closed then.
+ * Returns how many requests were not answered after so many seconds. */
+size_t sv_http_drain(sv_http *http, double seconds);
 /* Cancels what is in flight, waits for its answers, closes all connections. Accepts NULL. */
 void sv_http_close(sv_http *http);
 unsigned sv_http_port(const sv_http *http);

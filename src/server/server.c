@@ -195,8 +195,8 @@ static void read_request(sv_work *work)
 
 static void on_rerank(sv_server *s, sv_exchange *x)
 {
-    if (s->engine == NULL || s->draining) {
-        answer_error(x, NULL, 503, s->draining ? "the server is stopping" : "Loading model");
+    if (s->engine == NULL) {
+        answer_error(x, NULL, 503, "Loading model");
         return;
     }
     if (atomic_fetch_add(&s->n_waiting, 1) >= s->options.max_waiting) {
@@ -571,11 +571,8 @@ void sv_server_set_engine(sv_server *s, qr_engine *engine) { s->engine = engine;
 
 size_t sv_server_drain(sv_server *s, double seconds)
 {
-    double end = qr_now() + seconds;
     s->draining = 1;
-    sv_http_quiesce(s->http);
-    while (s->n_waiting > 0 && qr_now() < end) usleep(10000);
-    return s->n_waiting;
+    return sv_http_drain(s->http, seconds);
 }
 
 void sv_server_close(sv_server *s)
