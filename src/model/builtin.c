@@ -1,10 +1,8 @@
 /* See builtin.h. This file is compiled twice: with QR_BUILTIN_DIR for the libraries and the program, without it for tools and most tests,
- * which need no copy of 8 MB each, and for builds that leave the model out.
- *
- * .incbin and not an array in a generated C file: compilers take seconds and a gigabyte for 8 million initialisers, the assembler nothing.
- * (#embed is C23.) The symbols are hidden, so that they stay inside the shared library. */
+ * which need no copy of 8 MB each, and for builds that leave the model out. */
 #include "model/builtin.h"
 
+#include "base/embed.h"
 #include "base/mem.h"
 
 #include <string.h>
@@ -13,42 +11,9 @@ int qr_is_builtin(const char *model) { return model != NULL && strcmp(model, QR_
 
 #ifdef QR_BUILTIN_DIR
 
-#ifdef __APPLE__
-#define SECTION ".section __TEXT,__const\n"
-#define SYMBOL(name) "_" name
-#define HIDDEN(name) ".private_extern " name "\n"
-#define LOCAL(name) "Lqr_builtin_" name
-#define SECTION_END ".text\n"
-#else
-#define SECTION ".pushsection .rodata.qr_builtin, \"a\"\n"
-#define SYMBOL(name) name
-#define HIDDEN(name) ".hidden " name "\n"
-#define LOCAL(name) ".Lqr_builtin_" name
-#define SECTION_END ".popsection\n"
-#endif
-#define NAME(id) SYMBOL("qr_builtin_" #id)
-#define DEFINE(name) ".globl " name "\n" HIDDEN(name) name ":\n"
-
-/* const unsigned char qr_builtin_ID[] and const uint64_t qr_builtin_ID_size. The size is stored and not taken from a symbol at the end:
- * Apple's linker may move what follows a symbol. Aligned to a cache line; tensors begin at any byte of a file anyway. */
-/* clang-format off */
-#define EMBED(id, file)                                                                                                                    \
-    extern const unsigned char qr_builtin_##id[] __attribute__((visibility("hidden")));                                                    \
-    extern const uint64_t qr_builtin_##id##_size __attribute__((visibility("hidden")));                                                    \
-    __asm__(SECTION                                                                                                                        \
-            ".balign 64\n"                                                                                                                 \
-            DEFINE(NAME(id))                                                                                                               \
-            ".incbin \"" QR_BUILTIN_DIR "/" file "\"\n"                                                                                    \
-            LOCAL(#id "_end") ":\n"                                                                                                        \
-            ".balign 8\n"                                                                                                                  \
-            DEFINE(NAME(id##_size))                                                                                                        \
-            ".quad " LOCAL(#id "_end") " - " NAME(id) "\n"                                                                                 \
-            SECTION_END)
-/* clang-format on */
-
-EMBED(config, "config.json");
-EMBED(tokenizer, "tokenizer.json");
-EMBED(weights, "model.safetensors");
+QR_EMBED(qr_builtin_config, QR_BUILTIN_DIR "/config.json");
+QR_EMBED(qr_builtin_tokenizer, QR_BUILTIN_DIR "/tokenizer.json");
+QR_EMBED(qr_builtin_weights, QR_BUILTIN_DIR "/model.safetensors");
 
 static const struct {
     const char *name;

@@ -13,6 +13,7 @@
 #include "engine/engine.h"
 #include "engine/scheduler.h"
 #include "model/builtin.h"
+#include "server/assets.h"
 #include "server/dialect.h"
 #include "server/metrics.h"
 #include "server/pool.h"
@@ -356,6 +357,30 @@ static void on_metrics(sv_server *s, sv_exchange *x)
     sv_answer(x, 200, "text/plain; version=0.0.4; charset=utf-8");
 }
 
+/* The page for people, its parts, and the API's description. Texts of users are shown there: nothing from elsewhere may run. */
+static void on_asset(sv_server *s, sv_exchange *x)
+{
+    (void) s;
+    const sv_asset *asset = sv_asset_find(strcmp(x->path, "/") == 0 ? "/ui" : x->path);
+    qr_buf_add(&x->answer, (const char *) asset->data, *asset->n);
+    sv_add_header(x, "Content-Security-Policy",
+                  "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; "
+                  "form-action 'none'; frame-ancestors 'none'");
+    sv_add_header(x, "X-Content-Type-Options", "nosniff");
+    sv_add_header(x, "Referrer-Policy", "no-referrer");
+    sv_add_header(x, "Cache-Control", "no-cache");
+    sv_answer(x, 200, asset->content_type);
+}
+
+/* Browsers get the page, probes what text-embeddings-inference says there. */
+static void on_root(sv_server *s, sv_exchange *x)
+{
+    const char *accept = sv_header(x, "Accept");
+    sv_add_header(x, "Vary", "Accept");
+    if (accept != NULL && strstr(accept, "text/html") != NULL) on_asset(s, x);
+    else on_health(s, x);
+}
+
 /* ---- routes --------------------------------------------------------------------------------------------------------------------- */
 
 enum { GET = 1, POST = 2, OPEN = 4 /* needs no key */, BELOW = 8 /* and every path below it */ };
@@ -383,7 +408,13 @@ static const route routes[] = {
     {"/health", GET | OPEN, on_health},
     {"/healthz", GET | OPEN, on_health},
     {"/v1/health", GET | OPEN, on_health},
-    {"/", GET | OPEN, on_health},
+    {"/", GET | OPEN, on_root},
+    {"/ui", GET | OPEN, on_asset},
+    {"/ui/app.js", GET | OPEN, on_asset},
+    {"/ui/style.css", GET | OPEN, on_asset},
+    {"/ui/docs.js", GET | OPEN, on_asset},
+    {"/docs", GET | OPEN, on_asset},
+    {"/openapi.json", GET | OPEN, on_asset},
     {"/ready", GET | OPEN, on_ready},
     {"/ping", GET | OPEN, on_ready},
     {"/v1/config", GET, on_config},
@@ -408,6 +439,13 @@ static const route *find_route(const char *path, int method, int *methods)
         if (r->flags & method) found = r;
     }
     return found;
+}
+
+/* Links of the page are relative, which needs the path without a slash. */
+static int is_page_with_slash(const char *path)
+{
+    size_t n = strlen(path);
+    return (n >= 4 && strcmp(path + n - 4, "/ui/") == 0) || (n >= 6 && strcmp(path + n - 6, "/docs/") == 0);
 }
 
 /* Without the prefix and without a slash at the end. */
@@ -445,6 +483,11 @@ static void on_request(void *arg, sv_exchange *x)
     sv_server *s = arg;
     int methods, method = strcmp(x->method, "POST") == 0 ? POST : strcmp(x->method, "GET") == 0 || strcmp(x->method, "HEAD") == 0 ? GET : 0;
     char message[256];
+    if (method == GET && is_page_with_slash(x->path)) {
+        sv_add_header(x, "Location", "%s", strstr(x->path, "/ui/") != NULL ? "../ui" : "../docs");
+        sv_answer(x, 308, NULL);
+        return;
+    }
     normalise_path(s, x->path);
     const route *r = find_route(x->path, method, &methods);
     if (r == NULL && methods == 0) {
