@@ -88,7 +88,9 @@ typedef struct qr_options {
     const char *yes_token, *no_token; /* NULL: "yes" and "no"; each must be a single token */
     qr_log_fn log;                    /* NULL: silent */
     void *log_arg;
-    int warm_up; /* 1: run a tiny batch while opening, so that the first call is as fast as the next */
+    int warm_up;               /* 1: run a tiny batch while opening, so that the first call is as fast as the next */
+    size_t result_cache_bytes; /* bound of a cache of scores, by prompt; 0: none */
+    size_t memory_limit;       /* bytes that the backend may plan for; 0: what the machine, or the container, has free; QR_SIZE_NONE: any */
 } qr_options;
 
 typedef struct qr_engine qr_engine;
@@ -103,17 +105,26 @@ typedef struct qr_text {
     size_t len;       /* bytes */
 } qr_text;
 
+/* What happens to a document that is too long. */
+typedef enum qr_truncation {
+    QR_TRUNCATE_END = 0, /* its end is cut */
+    QR_TRUNCATE_START,   /* its beginning is cut */
+    QR_TRUNCATE_NEVER,   /* the call fails with E_TOO_LONG, which names the document */
+} qr_truncation;
+
 typedef struct qr_query {
     qr_text query;
     const qr_text *instruction; /* NULL: the engine's default; an empty text is used as it is */
     const qr_text *documents;   /* [n_documents] */
     size_t n_documents;         /* 0 is allowed and gives no results */
     size_t max_length;          /* 0: the engine's; else a lower limit on the whole prompt, in tokens */
+    size_t max_document_tokens; /* 0: none; else a limit on each document's own tokens, beside that on the prompt */
+    qr_truncation truncation;
 } qr_query;
 
 enum {
     QR_RESULT_DONE = 1 << 0,      /* the numbers below are valid; not set on what a cancelled call did not reach */
-    QR_RESULT_TRUNCATED = 1 << 1, /* the end of the document was cut to fit max_length */
+    QR_RESULT_TRUNCATED = 1 << 1, /* the document was cut to fit max_length or max_document_tokens */
     QR_RESULT_REPLACED = 1 << 2,  /* the query, instruction or document held invalid UTF-8, read as U+FFFD */
 };
 
@@ -130,12 +141,20 @@ typedef struct qr_result {
 /* Called on the engine's thread after each batch. results_done counts documents of this call. Return non-zero to cancel the call. */
 typedef int (*qr_progress_fn)(void *arg, size_t results_done, size_t results_total);
 
+/* Where the time of a call went; seconds. */
+typedef struct qr_timing {
+    double tokenize;
+    double queue;   /* from tokenized until its first batch began */
+    double compute; /* from there to the end; other callers' documents may have been in the same batches */
+} qr_timing;
+
 typedef struct qr_call {
     qr_progress_fn progress;
     void *progress_arg;
     const volatile int *cancel; /* polled many times a second; set it to non-zero from any thread or signal handler */
     int want_ids_sha256;        /* fill qr_result.ids_sha256 */
     double timeout_seconds;     /* 0: none; what is not computed by then fails the call with QR_E_TIMEOUT */
+    qr_timing *timing;          /* or NULL; filled when the call ends */
 } qr_call;
 
 /* Scores every document of every query. results[] holds the documents of queries[0], then those of queries[1], and so on.
@@ -180,8 +199,10 @@ typedef struct qr_stats {
     uint64_t prompt_tokens;   /* as if every prompt were computed whole */
     uint64_t computed_tokens; /* really computed: shared prefixes once, cached ones not at all */
     uint64_t prefix_hits, prefix_misses;
-    double compute_seconds;         /* wall time inside the backend */
-    uint64_t batches, batch_tokens; /* calls of the backend, and the tokens in them before the prefix cache took its part */
+    double compute_seconds;              /* wall time inside the backend */
+    uint64_t batches, batch_tokens;      /* calls of the backend, and the tokens in them before the prefix cache took its part */
+    uint64_t result_hits, result_misses; /* of the cache of scores, if there is one */
+    uint64_t documents_waiting;          /* at this moment, those in work included */
 } qr_stats;
 QR_API void qr_engine_stats(qr_engine *engine, qr_stats *out);
 

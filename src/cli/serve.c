@@ -120,6 +120,7 @@ static int run(const cli_args *args)
     if ((code = cli_engine_open(args, &engine)) != CLI_OK) goto done;
     qr_info info;
     qr_engine_info(engine, &info);
+    const char *model_name = args->served_name != NULL ? args->served_name : base_name(info.model);
     sv_server_options server_options = {
         .host = args->host,
         .port = args->port > 0 ? (unsigned) args->port : DEFAULT_PORT,
@@ -133,7 +134,8 @@ static int run(const cli_args *args)
         .request_timeout_s = (double) args->request_timeout,
         .tls_cert = args->tls_cert,
         .tls_key = args->tls_key,
-        .model_name = args->served_name != NULL ? args->served_name : base_name(info.model),
+        .models = &model_name,
+        .n_models = 1,
         .log = &log,
     };
     if (sv_server_open(&server, &server_options, &err) != QR_OK) {
@@ -141,7 +143,7 @@ static int run(const cli_args *args)
         code = err.code == QR_E_ARG ? CLI_USAGE : CLI_FAILURE;
         goto done;
     }
-    sv_server_set_engine(server, engine);
+    sv_server_set_engine(server, 0, engine);
     const volatile int *stop = cli_cancel_begin();
     const char *host = args->host != NULL ? args->host : "127.0.0.1";
     if (args->unix_socket != NULL) snprintf(message, sizeof message, "ready on unix:%s", args->unix_socket);

@@ -1,5 +1,6 @@
 /* The backend "cpu": our own engine. Cuts batches into passes that fit the planned memory and keeps the prefix cache. */
 #include "base/mem.h"
+#include "base/system.h"
 #include "cpu/features.h"
 #include "cpu/forward.h"
 #include "cpu/kernels.h"
@@ -43,6 +44,25 @@ static void cpu_close(qr_backend *b)
     qr_free(b);
 }
 
+/* Bytes of the packed weights: what is certain to be touched. */
+static double planned_weights(const qr_config *c, int bf16)
+{
+    double attention = (double) c->hidden * (double) (2 * c->n_heads + 2 * c->n_kv_heads) * (double) c->head_dim;
+    double mlp = 3.0 * (double) c->hidden * (double) c->inter;
+    return (double) c->n_layers * (attention + mlp) * (bf16 ? 2 : 4);
+}
+
+/* Better no start than one that ends in the middle of work, by the hand of the kernel. */
+static qr_status check_memory(const qr_backend_cfg *cfg, int bf16, qr_error *err)
+{
+    size_t room = cfg->memory_limit > 0 ? cfg->memory_limit : qr_memory_available();
+    double need = planned_weights(&cfg->model->config, bf16);
+    if (cfg->memory_limit == QR_SIZE_NONE || room == 0 || need <= (double) room) return QR_OK;
+    return qr_fail(err, QR_E_MEMORY, "the model's weights need %.1f GiB in %s, %.1f GiB %s%s", need / (1 << 30), bf16 ? "bf16" : "f32",
+                   (double) room / (1 << 30), cfg->memory_limit > 0 ? "are allowed" : "are free",
+                   bf16 ? "" : "; bf16 would need half, on a processor that has it");
+}
+
 static qr_status cpu_open(qr_backend **out, const qr_backend_cfg *cfg, qr_error *err)
 {
     const qr_cpu *cpu = qr_cpu_get();
@@ -63,6 +83,7 @@ static qr_status cpu_open(qr_backend **out, const qr_backend_cfg *cfg, qr_error 
     b->filling = qr_calloc(b->max_seqs, sizeof(qr_prefix_kv *));
     qr_status status =
         b->seqs == NULL || b->filling == NULL ? qr_fail(err, QR_E_MEMORY, "no memory for %zu sequences", b->max_seqs) : QR_OK;
+    if (status == QR_OK) status = check_memory(cfg, bf16, err);
     if (status == QR_OK) status = qr_gemm_lib_open(&b->lib, bf16, b->threads, err);
     if (status == QR_OK) status = qr_packed_model_open(&b->model, cfg->model, b->lib, max_tokens, cfg->yes_id, cfg->no_id, err);
     if (status == QR_OK) status = qr_forward_open(&b->forward, &b->model, b->threads, max_tokens, err);

@@ -49,6 +49,7 @@ typedef struct qr_backend_cfg {
     size_t max_length;         /* longest prefix + sequence that score will be given */
     size_t max_batch_tokens;   /* the engine aims at batches of this many own tokens; a single longer sequence comes alone */
     size_t prefix_cache_bytes; /* 0: keep the latest prefix only */
+    size_t memory_limit;       /* bytes that may be planned for; 0: what is free; QR_SIZE_NONE: any */
     qr_log_fn log;             /* or NULL */
     void *log_arg;
 } qr_backend_cfg;

@@ -81,9 +81,10 @@ static qr_status start_scheduler(qr_engine *e, const qr_options *o, qr_error *er
     e->cfg.no_id = qr_prompt_no_id(e->prompt);
     e->cfg.dtype = o->dtype;
     e->cfg.threads = o->threads;
+    e->cfg.memory_limit = o->memory_limit;
     e->cfg.log = o->log;
     e->cfg.log_arg = o->log_arg;
-    return qr_scheduler_open(&e->scheduler, e->ops, &e->cfg, o->warm_up, err);
+    return qr_scheduler_open(&e->scheduler, e->ops, &e->cfg, o->warm_up, o->result_cache_bytes, err);
 }
 
 static void log_opened(const qr_engine *e, const qr_options *o)
@@ -205,6 +206,8 @@ typedef struct task {
     size_t n_queries;
     qr_done_fn done;
     void *done_arg;
+    double start, tokenized;
+    qr_timing *timing; /* or NULL */
 } task;
 
 static void free_task(task *t)
@@ -221,6 +224,7 @@ static void end_task(qr_job *job)
     qr_error error = job->error;
     qr_done_fn done = t->done;
     void *arg = t->done_arg;
+    if (t->timing != NULL) *t->timing = (qr_timing){t->tokenized - t->start, job->begun - t->tokenized, qr_now() - job->begun};
     free_task(t);
     done(arg, status, &error);
 }
@@ -263,6 +267,8 @@ qr_status qr_engine_submit(qr_engine *e, const qr_query *queries, size_t n_queri
         free_task(t);
         return status;
     }
+    t->start = start;
+    t->tokenized = qr_now();
     t->done = done;
     t->done_arg = done_arg;
     t->job = (qr_job){.prompts = t->prompts, .n_queries = n_queries, .results = results, .n_results = total, .done = end_task, .owner = t};
@@ -271,6 +277,7 @@ qr_status qr_engine_submit(qr_engine *e, const qr_query *queries, size_t n_queri
         t->job.progress = call->progress;
         t->job.progress_arg = call->progress_arg;
         t->job.deadline = call->timeout_seconds > 0 ? start + call->timeout_seconds : 0;
+        t->timing = call->timing;
     }
     qr_scheduler_submit(e->scheduler, &t->job);
     return QR_OK;
@@ -361,6 +368,8 @@ qr_status qr_tokenize(qr_engine *e, qr_text text, int parse_special, uint32_t *i
     qr_ids_deinit(&list);
     return status;
 }
+
+const qr_tokenizer *qr_engine_tokenizer(const qr_engine *e) { return e->tokenizer; }
 
 void qr_engine_info(const qr_engine *e, qr_info *out)
 {

@@ -3,6 +3,7 @@
 #include "engine/scheduler.h"
 
 #include "base/mem.h"
+#include "engine/result_cache.h"
 
 #include <math.h>
 #include <pthread.h>
@@ -33,7 +34,8 @@ struct qr_scheduler {
     qr_backend_cfg cfg;
     qr_backend_info info;
     room room;
-    qr_job *active; /* jobs in work, by arrival; the thread's own */
+    qr_result_cache *cache; /* or NULL */
+    qr_job *active;         /* jobs in work, by arrival; the thread's own */
     int warm_up;
 
     pthread_t thread;
@@ -77,7 +79,7 @@ static void link_alike(qr_job *job, const qr_prompt_ids *p, size_t result, size_
         job->next_alike[result + d] = SIZE_MAX;
         if (table[at] != SIZE_MAX) {
             job->next_alike[result + table[at]] = result + d;
-            job->is_copy[result + d] = 1;
+            job->skip[result + d] = 1;
         }
         table[at] = d;
     }
@@ -86,9 +88,9 @@ static void link_alike(qr_job *job, const qr_prompt_ids *p, size_t result, size_
 static void forget_alike(qr_job *job)
 {
     qr_free(job->next_alike);
-    qr_free(job->is_copy);
+    qr_free(job->skip);
     job->next_alike = NULL;
-    job->is_copy = NULL;
+    job->skip = NULL;
 }
 
 /* RAG pipelines often send a passage twice. Without memory for the search every document is computed. */
@@ -99,10 +101,10 @@ static void find_alike(qr_job *job)
         if (job->prompts[q].n_documents > most) most = job->prompts[q].n_documents;
     while (n_slots < 2 * most) n_slots *= 2;
     job->next_alike = qr_calloc(job->n_results, sizeof *job->next_alike);
-    job->is_copy = qr_calloc(job->n_results, 1);
+    job->skip = qr_calloc(job->n_results, 1);
     size_t *table = qr_calloc(n_slots, sizeof *table);
-    if (job->next_alike == NULL || job->is_copy == NULL || table == NULL) forget_alike(job);
-    for (size_t q = 0; job->is_copy != NULL && q < job->n_queries; q++) {
+    if (job->next_alike == NULL || job->skip == NULL || table == NULL) forget_alike(job);
+    for (size_t q = 0; job->skip != NULL && q < job->n_queries; q++) {
         link_alike(job, &job->prompts[q], result, table, n_slots);
         result += job->prompts[q].n_documents;
     }
@@ -120,6 +122,12 @@ static void finish(qr_scheduler *s, qr_job *job, qr_status status, const qr_erro
             break;
         }
     forget_alike(job);
+    if (job->begun == 0) job->begun = qr_now();
+    if (job->n_done < job->n_results) {
+        pthread_mutex_lock(&s->lock);
+        s->stats.documents_waiting -= job->n_results - job->n_done;
+        pthread_mutex_unlock(&s->lock);
+    }
     job->status = status;
     if (error != NULL) job->error = *error;
     job->done(job);
@@ -158,6 +166,53 @@ static void take_in(qr_scheduler *s, qr_job *arrived)
     for (qr_job *job = arrived; job != NULL; job = job->next) job->tokens_served = least == UINT64_MAX ? 0 : least;
 }
 
+static double sigmoid(double x) { return x >= 0 ? 1 / (1 + exp(-x)) : exp(x) / (1 + exp(x)); }
+
+/* Writes a document's result, and to all that are alike. With the lock held. */
+static void store_result(qr_scheduler *s, qr_job *job, size_t first, qr_logits l)
+{
+    for (size_t d = first; d != SIZE_MAX; d = job->next_alike != NULL ? job->next_alike[d] : SIZE_MAX) {
+        qr_result *result = &job->results[d];
+        result->yes = l.yes;
+        result->no = l.no;
+        result->margin = l.yes - l.no;
+        result->score = sigmoid((double) result->margin);
+        result->flags |= QR_RESULT_DONE;
+        job->n_done++;
+        s->stats.documents++;
+        s->stats.documents_waiting--;
+        s->stats.prompt_tokens += result->n_tokens;
+    }
+}
+
+/* Takes what it can from the cache. With the lock held. */
+static void look_up(qr_scheduler *s, qr_job *job)
+{
+    size_t result = 0;
+    if (s->cache == NULL || job->skip == NULL) return;
+    for (size_t q = 0; q < job->n_queries; q++) {
+        const qr_prompt_ids *p = &job->prompts[q];
+        for (size_t d = 0; d < p->n_documents; d++, result++) {
+            qr_logits logits;
+            if (job->skip[result]) continue;
+            qr_result_key key = qr_result_key_of(p->ids.id, p->n_shared, p->ids.id + p->start[d], p->start[d + 1] - p->start[d]);
+            job->skip[result] = (char) qr_result_cache_get(s->cache, &key, &logits);
+            if (job->skip[result]) store_result(s, job, result, logits);
+            s->stats.result_hits += (uint64_t) job->skip[result];
+            s->stats.result_misses += (uint64_t) !job->skip[result];
+        }
+    }
+}
+
+/* Ends the jobs that the cache has answered completely. */
+static void end_known(qr_scheduler *s)
+{
+    for (qr_job *job = s->active, *next; job != NULL; job = next) {
+        next = job->next;
+        if (job->n_done == job->n_results) finish(s, job, QR_OK, NULL);
+    }
+}
+
 /* ---- batches -------------------------------------------------------------------------------------------------------------------- */
 
 static int grow_room(room *r, size_t need)
@@ -190,7 +245,7 @@ static int seek_document(qr_job *job)
 {
     for (; job->query < job->n_queries; job->query++, job->document = 0)
         for (; job->document < job->prompts[job->query].n_documents; job->document++, job->result++)
-            if (job->is_copy == NULL || !job->is_copy[job->result]) return 1;
+            if (job->skip == NULL || !job->skip[job->result]) return 1;
     return 0;
 }
 
@@ -244,8 +299,6 @@ static qr_status fill_batch(qr_scheduler *s, qr_error *err)
     return QR_OK;
 }
 
-static double sigmoid(double x) { return x >= 0 ? 1 / (1 + exp(-x)) : exp(x) / (1 + exp(x)); }
-
 /* Ends every job that is in the batch. */
 static void fail_batch(qr_scheduler *s, qr_status status, const qr_error *error)
 {
@@ -255,7 +308,7 @@ static void fail_batch(qr_scheduler *s, qr_status status, const qr_error *error)
     }
 }
 
-/* Writes the batch's results, to all documents that are alike, and counts them. A result that is not a number fails its job, no other. */
+/* Writes the batch's results and counts them. A result that is not a number fails its job, no other. */
 static void store_results(qr_scheduler *s)
 {
     const room *r = &s->room;
@@ -268,16 +321,12 @@ static void store_results(qr_scheduler *s)
                                       r->slots[i].result, (double) l.yes, (double) l.no);
             continue;
         }
-        for (size_t d = r->slots[i].result; d != SIZE_MAX; d = job->next_alike != NULL ? job->next_alike[d] : SIZE_MAX) {
-            qr_result *result = &job->results[d];
-            result->yes = l.yes;
-            result->no = l.no;
-            result->margin = l.yes - l.no;
-            result->score = sigmoid((double) result->margin);
-            result->flags |= QR_RESULT_DONE;
-            job->n_done++;
-            s->stats.documents++;
-            s->stats.prompt_tokens += result->n_tokens;
+        store_result(s, job, r->slots[i].result, l);
+        if (s->cache != NULL) {
+            const qr_seq *seq = &r->seqs[i];
+            const qr_prefix *prefix = &r->prefixes[seq->prefix];
+            qr_result_key key = qr_result_key_of(prefix->ids, prefix->n_ids, seq->ids, seq->n_ids);
+            qr_result_cache_put(s->cache, &key, l);
         }
     }
 }
@@ -316,6 +365,8 @@ static void run_batch(qr_scheduler *s)
         if (r->slots[i].job != only) only = NULL;
     qr_batch batch = {r->prefixes, r->n_prefixes, r->seqs, r->n_seqs, only != NULL ? only->cancel : NULL};
     double start = qr_now();
+    for (size_t i = 0; i < r->n_seqs; i++)
+        if (r->slots[i].job->begun == 0) r->slots[i].job->begun = start;
     status = s->ops->score(s->backend, &batch, r->logits, &error);
     double seconds = qr_now() - start;
 
@@ -364,8 +415,14 @@ static void *run(void *arg)
         s->arrived = NULL;
         s->last = &s->arrived;
         pthread_mutex_unlock(&s->lock);
-        if (arrived != NULL) take_in(s, arrived);
-        else if (s->active == NULL) break; /* closing, and everything that was queued is done */
+        if (arrived == NULL && s->active == NULL) break; /* closing, and everything that was queued is done */
+        take_in(s, arrived);
+        if (s->cache != NULL && arrived != NULL) {
+            pthread_mutex_lock(&s->lock);
+            for (qr_job *job = arrived; job != NULL; job = job->next) look_up(s, job);
+            pthread_mutex_unlock(&s->lock);
+            end_known(s);
+        }
         drop_ended(s);
         if (s->active != NULL) run_batch(s);
     }
@@ -374,11 +431,19 @@ static void *run(void *arg)
     return NULL;
 }
 
-qr_status qr_scheduler_open(qr_scheduler **out, const qr_backend_ops *ops, const qr_backend_cfg *cfg, int warm_up, qr_error *err)
+qr_status qr_scheduler_open(qr_scheduler **out, const qr_backend_ops *ops, const qr_backend_cfg *cfg, int warm_up,
+                            size_t result_cache_bytes, qr_error *err)
 {
+    qr_result_cache *cache = NULL;
     *out = NULL;
+    qr_status status = result_cache_bytes > 0 ? qr_result_cache_open(&cache, result_cache_bytes, err) : QR_OK;
+    if (status != QR_OK) return status;
     qr_scheduler *s = qr_calloc(1, sizeof *s);
-    if (s == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for the scheduler");
+    if (s == NULL) {
+        qr_result_cache_close(cache);
+        return qr_fail(err, QR_E_MEMORY, "no memory for the scheduler");
+    }
+    s->cache = cache;
     s->ops = ops;
     s->cfg = *cfg;
     s->warm_up = warm_up;
@@ -388,13 +453,14 @@ qr_status qr_scheduler_open(qr_scheduler **out, const qr_backend_ops *ops, const
     if (pthread_create(&s->thread, NULL, run, s) != 0) {
         pthread_cond_destroy(&s->changed);
         pthread_mutex_destroy(&s->lock);
+        qr_result_cache_close(cache);
         qr_free(s);
         return qr_fail(err, QR_E_MEMORY, "cannot start the scheduler's thread");
     }
     pthread_mutex_lock(&s->lock);
     while (!s->opened) pthread_cond_wait(&s->changed, &s->lock);
     pthread_mutex_unlock(&s->lock);
-    qr_status status = s->open_status;
+    status = s->open_status;
     if (status == QR_OK) {
         *out = s;
         return QR_OK;
@@ -414,6 +480,7 @@ void qr_scheduler_close(qr_scheduler *s)
     pthread_join(s->thread, NULL);
     pthread_cond_destroy(&s->changed);
     pthread_mutex_destroy(&s->lock);
+    qr_result_cache_close(s->cache);
     qr_free(s);
 }
 
@@ -422,8 +489,10 @@ void qr_scheduler_submit(qr_scheduler *s, qr_job *job)
     job->status = QR_OK;
     job->query = job->document = job->result = job->n_done = job->n_in_batch = 0;
     job->next = NULL;
+    job->begun = 0;
     find_alike(job);
     pthread_mutex_lock(&s->lock);
+    s->stats.documents_waiting += job->n_results;
     *s->last = job;
     s->last = &job->next;
     pthread_cond_broadcast(&s->changed);

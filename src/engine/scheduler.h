@@ -30,9 +30,10 @@ typedef struct qr_job {
 
     /* the scheduler's own */
     size_t *next_alike; /* [n_results] of the documents of a query with the same ids, the next one; SIZE_MAX: none. NULL: all differ */
-    char *is_copy;      /* [n_results] not the first of these: takes over its result */
+    char *skip;         /* [n_results] not to be computed: not the first of these, or found in the result cache */
     size_t query, document, result; /* what comes next */
     size_t n_done, n_in_batch;
+    double begun; /* when its first batch began, or its end if it needed none; the caller may read it in `done` */
     uint64_t tokens_served;
     struct qr_job *next;
 } qr_job;
@@ -40,7 +41,8 @@ typedef struct qr_job {
 typedef struct qr_scheduler qr_scheduler;
 
 /* Starts the thread and opens the backend in it; returns when that is done. `cfg` is copied; what it points to is borrowed until close. */
-qr_status qr_scheduler_open(qr_scheduler **out, const qr_backend_ops *ops, const qr_backend_cfg *cfg, int warm_up, qr_error *err);
+qr_status qr_scheduler_open(qr_scheduler **out, const qr_backend_ops *ops, const qr_backend_cfg *cfg, int warm_up,
+                            size_t result_cache_bytes /* 0: no cache of results */, qr_error *err);
 /* Waits for all jobs, closes the backend. Accepts NULL. */
 void qr_scheduler_close(qr_scheduler *scheduler);
 /* Queues a job; from any thread. Cannot fail: what goes wrong is told to `done`. */

@@ -1,16 +1,20 @@
 /* See dialect.h: the list, and what dialects have in common. */
+#define _GNU_SOURCE /* memmem */
 #include "server/dialect.h"
 
 #include "base/mem.h"
+#include "text/prompt.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
-extern const sv_dialect sv_dialect_tei, sv_dialect_mixedbread, sv_dialect_score, sv_dialect_voyage, sv_dialect_results;
+extern const sv_dialect sv_dialect_tei, sv_dialect_mixedbread, sv_dialect_dashscope, sv_dialect_nim, sv_dialect_score, sv_dialect_ollama,
+    sv_dialect_voyage, sv_dialect_results;
 
-static const sv_dialect *const dialects[] = {&sv_dialect_tei, &sv_dialect_mixedbread, &sv_dialect_score, &sv_dialect_voyage,
-                                             &sv_dialect_results};
+static const sv_dialect *const dialects[] = {&sv_dialect_tei,   &sv_dialect_mixedbread, &sv_dialect_dashscope, &sv_dialect_nim,
+                                             &sv_dialect_score, &sv_dialect_ollama,     &sv_dialect_voyage,    &sv_dialect_results};
 
 const sv_dialect *sv_dialect_of(const char *path, const json_t *body)
 {
@@ -58,6 +62,43 @@ qr_status sv_read_count(const json_t *object, const char *name, size_t *out, qr_
     return QR_OK;
 }
 
+static int is_word(const char *text, const char *word) { return text != NULL && strcasecmp(text, word) == 0; }
+
+/* truncate, truncation: true, false; NIM's "END", "START", "NONE". truncation_direction, truncation_side: "Left", "right". */
+static qr_status read_truncation(sv_request *r, qr_error *err)
+{
+    static const char *const switches[] = {"truncate", "truncation"}, *const sides[] = {"truncation_direction", "truncation_side"};
+    for (size_t i = 0; i < 2; i++) {
+        const char *side = json_string_value(sv_field(r->body, sides[i]));
+        if (is_word(side, "left")) r->truncation = QR_TRUNCATE_START;
+        else if (sv_field(r->body, sides[i]) != NULL && !is_word(side, "right"))
+            return qr_fail(err, QR_E_INPUT, "\"%s\" must be \"left\" or \"right\", found %s", sides[i],
+                           qr_json_label(sv_field(r->body, sides[i])).text);
+    }
+    for (size_t i = 0; i < 2; i++) {
+        int on = 1;
+        const char *word = json_string_value(sv_field(r->body, switches[i]));
+        if (is_word(word, "none")) on = 0;
+        else if (is_word(word, "start")) r->truncation = QR_TRUNCATE_START;
+        else if (!is_word(word, "end")) {
+            qr_status status = sv_read_bool(r->body, switches[i], &on, err);
+            if (status != QR_OK) return status;
+        }
+        if (!on) r->truncation = QR_TRUNCATE_NEVER;
+    }
+    return QR_OK;
+}
+
+/* truncate_prompt_tokens (vLLM; -1: the model's length), max_length (oMLX), max_tokens_per_doc (Cohere, vLLM; 0: none). */
+static qr_status read_lengths(sv_request *r, qr_error *err)
+{
+    const json_t *tokens = sv_field(r->body, "truncate_prompt_tokens");
+    qr_status status = sv_read_count(r->body, "max_length", &r->max_length, err);
+    if (status == QR_OK && !(json_is_integer(tokens) && json_integer_value(tokens) == -1))
+        status = sv_read_count(r->body, "truncate_prompt_tokens", &r->max_length, err);
+    return status == QR_OK ? sv_read_count(r->body, "max_tokens_per_doc", &r->max_document_tokens, err) : status;
+}
+
 static qr_text text_of(const json_t *string) { return (qr_text){json_string_value(string), json_string_length(string)}; }
 
 qr_status sv_read_common(sv_request *r, qr_error *err)
@@ -68,6 +109,9 @@ qr_status sv_read_common(sv_request *r, qr_error *err)
     if (model != NULL && !json_is_string(model))
         return qr_fail(err, QR_E_INPUT, "\"model\" must be a string, found %s", qr_json_label(model).text);
     r->model = json_string_value(model);
+    qr_status status = read_truncation(r, err);
+    if (status == QR_OK) status = read_lengths(r, err);
+    if (status != QR_OK) return status;
     for (size_t i = 0; value == NULL && i < sizeof names / sizeof names[0]; i++)
         if ((value = sv_field(r->body, names[i])) == NULL) value = sv_field(kwargs, names[i]); /* vLLM */
     if (value == NULL) return QR_OK;
@@ -91,7 +135,10 @@ qr_status sv_make_room(sv_request *r, size_t n_queries, size_t n_documents, qr_e
         size_t begin = n_documents * q / n_queries;
         r->queries[q] = (qr_query){.instruction = r->has_instruction ? &r->instruction : NULL,
                                    .documents = r->documents + begin,
-                                   .n_documents = n_documents * (q + 1) / n_queries - begin};
+                                   .n_documents = n_documents * (q + 1) / n_queries - begin,
+                                   .max_length = r->max_length,
+                                   .max_document_tokens = r->max_document_tokens,
+                                   .truncation = r->truncation};
     }
     return QR_OK;
 }
@@ -165,11 +212,62 @@ qr_status sv_read_query_and_documents(sv_request *r, const json_t *object, const
     return status;
 }
 
+static const char *find(qr_text text, const char *part) { return text.len > 0 ? memmem(text.data, text.len, part, strlen(part)) : NULL; }
+
+/* Cuts `part` off the text's beginning or end; 0 if it is not there. */
+static int strip(qr_text *text, const char *begin, const char *end)
+{
+    size_t n = strlen(begin), m = strlen(end);
+    if (text->len < n + m || memcmp(text->data, begin, n) != 0 || memcmp(text->data + text->len - m, end, m) != 0) return 0;
+    text->data += n;
+    text->len -= n + m;
+    return 1;
+}
+
+/* "<prefix><Instruct>: I\n<Query>: Q\n" becomes Q, and I the instruction. */
+static int unwrap_query(qr_text *query, qr_text *instruction)
+{
+    static const char mark[] = "\n<Query>: ";
+    qr_text inner = *query;
+    if (!strip(&inner, QR_PROMPT_PREFIX "<Instruct>: ", "")) return 0;
+    const char *at = find(inner, mark);
+    if (at == NULL) return 0;
+    *instruction = (qr_text){inner.data, (size_t) (at - inner.data)};
+    *query = (qr_text){at + strlen(mark), inner.len - instruction->len - strlen(mark)};
+    strip(query, "", "\n");
+    return 1;
+}
+
+qr_status sv_unwrap(sv_request *r, qr_error *err)
+{
+    const json_t *value = sv_field(r->body, "template");
+    const char *mode = json_string_value(value);
+    int never = is_word(mode, "never");
+    if (value != NULL && !never && !is_word(mode, "auto") && !is_word(mode, "always"))
+        return qr_fail(err, QR_E_INPUT, "\"template\" must be \"auto\", \"always\" or \"never\", found %s", qr_json_label(value).text);
+    if (is_word(mode, "always")) return QR_OK;
+    r->instructions = qr_calloc(r->n_queries, sizeof *r->instructions);
+    if (r->instructions == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for %zu queries", r->n_queries);
+    for (size_t q = 0; q < r->n_queries; q++) {
+        qr_query *query = &r->queries[q];
+        if (unwrap_query(&query->query, &r->instructions[q])) {
+            query->instruction = &r->instructions[q];
+            for (size_t d = 0; d < query->n_documents; d++)
+                strip(&r->documents[(size_t) (query->documents - r->documents) + d], "<Document>: ", QR_PROMPT_SUFFIX);
+        } else if (never) {
+            return qr_fail(err, QR_E_INPUT,
+                           "\"template\" is \"never\", but the query is not in the prompt's form, from <|im_start|>system on");
+        }
+    }
+    return QR_OK;
+}
+
 void sv_request_deinit(sv_request *r)
 {
     for (size_t i = 0; r->made != NULL && i < r->n_documents; i++) qr_free(r->made[i]);
     qr_free(r->made);
     qr_free(r->queries);
+    qr_free(r->instructions);
     qr_free(r->documents);
     qr_free(r->originals);
     json_decref(r->body);

@@ -17,15 +17,19 @@ typedef struct sv_request {
     const char *model;   /* as asked for, or NULL */
     qr_text instruction; /* if has_instruction */
     int has_instruction;
-    qr_query *queries; /* [n_queries] one, but for scores of pairs */
+    qr_query *queries;     /* [n_queries] one, but for scores of pairs */
+    qr_text *instructions; /* [n_queries] those that stood in wrapped queries, or NULL */
     size_t n_queries;
     qr_text *documents; /* [n_documents] of all queries, one after the other */
     json_t **originals; /* [n_documents] as they were sent; borrowed from body */
     char **made;        /* [n_documents] texts put together from several fields, or NULL */
     size_t n_documents;
-    size_t top_n;         /* 0: all */
-    int return_documents; /* else as the dialect does it by itself */
-    int raw_scores;       /* margins instead of probabilities */
+    size_t top_n;               /* 0: all */
+    int return_documents;       /* else as the dialect does it by itself */
+    int raw_scores;             /* margins instead of probabilities */
+    size_t max_length;          /* of the prompt, in tokens; 0: the engine's */
+    size_t max_document_tokens; /* 0: none */
+    qr_truncation truncation;
 } sv_request;
 
 /* What was found. `order` lists the documents from best to worst, as many as are wanted. */
@@ -37,6 +41,7 @@ typedef struct sv_outcome {
     long long created; /* Unix time */
     uint64_t prompt_tokens;
     size_t n_truncated;
+    int mirror_data; /* results are wanted as "data", too: some OpenAI-like clients look there */
 } sv_outcome;
 
 typedef struct sv_error {
@@ -53,7 +58,8 @@ typedef struct sv_dialect {
     qr_status (*read)(sv_request *request, qr_error *err);
     void (*write)(qr_json_out *json, const sv_request *request, const sv_outcome *outcome);
     void (*write_error)(qr_json_out *json, const sv_error *error);
-    int (*http_of)(qr_status status); /* or NULL: qr_status_http */
+    int (*http_of)(const qr_error *error); /* or NULL: qr_status_http */
+    int has_timing_headers;                /* text-embeddings-inference's */
 } sv_dialect;
 
 /* The dialect of a request; never NULL. `body` may be NULL: it could not be read. */
@@ -66,11 +72,16 @@ json_t *sv_field(const json_t *object, const char *name);
 /* Each leaves *out as it is if the field is absent. */
 qr_status sv_read_bool(const json_t *object, const char *name, int *out, qr_error *err);
 qr_status sv_read_count(const json_t *object, const char *name, size_t *out, qr_error *err); /* a whole number of at least 0 */
-/* model, instruction under any of its names; what all dialects have. */
+/* What all dialects have: model, instruction under any of its names, what to do with long documents. */
 qr_status sv_read_common(sv_request *request, qr_error *err);
 /* One query, in `query_field`, and the list of documents in `list_field`. rank_fields: which fields of objects count; NULL: "text". */
 qr_status sv_read_query_and_documents(sv_request *request, const json_t *object, const char *query_field, const char *list_field,
                                       const json_t *rank_fields, qr_error *err);
+/* What the clients of vLLM wrapped in the prompt by themselves, before its servers did, is unwrapped: "template" is "auto", the default,
+ * "always" (wrap it once more) or "never" (it must be wrapped). Called once the texts are read. */
+qr_status sv_unwrap(sv_request *request, qr_error *err);
+/* The request of the `results` family. */
+qr_status sv_read_results(sv_request *request, qr_error *err);
 /* Room for the lists; documents of query q are those from n_documents * q / n_queries on, unless the caller sets it otherwise. */
 qr_status sv_make_room(sv_request *request, size_t n_queries, size_t n_documents, qr_error *err);
 /* The text of one item of the list that `field` names, at place `i`. */

@@ -12,7 +12,7 @@ static int matches(const char *path, const json_t *body)
     return 1; /* what no other dialect takes */
 }
 
-static qr_status read(sv_request *r, qr_error *err)
+qr_status sv_read_results(sv_request *r, qr_error *err)
 {
     int use_activation = 1;
     qr_status status = sv_read_common(r, err);
@@ -24,6 +24,19 @@ static qr_status read(sv_request *r, qr_error *err)
     if (!use_activation) r->raw_scores = 1;
     if (status != QR_OK) return status;
     return sv_read_query_and_documents(r, r->body, "query", "documents", sv_field(r->body, "rank_fields"), err);
+}
+
+/* Some clients that call themselves OpenAI-like read `data`. */
+static void write_mirror(qr_json_out *json, const sv_request *r, const sv_outcome *o)
+{
+    qr_out_open(json, "data", '[');
+    for (size_t i = 0; i < o->n_shown; i++) {
+        qr_out_open(json, NULL, '{');
+        qr_out_int(json, "index", o->order[i]);
+        sv_write_score(json, "relevance_score", r, &o->results[o->order[i]]);
+        qr_out_close(json, '}');
+    }
+    qr_out_close(json, ']');
 }
 
 static void write(qr_json_out *json, const sv_request *r, const sv_outcome *o)
@@ -44,6 +57,7 @@ static void write(qr_json_out *json, const sv_request *r, const sv_outcome *o)
         qr_out_close(json, '}');
     }
     qr_out_close(json, ']');
+    if (o->mirror_data) write_mirror(json, r, o);
     qr_out_open(json, "usage", '{');
     qr_out_int(json, "prompt_tokens", o->prompt_tokens);
     qr_out_int(json, "total_tokens", o->prompt_tokens);
@@ -69,4 +83,4 @@ static void write(qr_json_out *json, const sv_request *r, const sv_outcome *o)
     qr_out_close(json, '}');
 }
 
-const sv_dialect sv_dialect_results = {"results", matches, read, write, sv_write_error, NULL};
+const sv_dialect sv_dialect_results = {"results", matches, sv_read_results, write, sv_write_error, NULL, 0};

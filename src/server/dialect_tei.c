@@ -36,11 +36,13 @@ static void write(qr_json_out *json, const sv_request *r, const sv_outcome *o)
     qr_out_close(json, ']');
 }
 
+static int is_empty(const char *message) { return strstr(message, "non-empty") != NULL; }
+
 static const char *error_type(const sv_error *e)
 {
     if (e->http == 429) return "Overloaded";
     if (e->http == 503) return "Unhealthy";
-    if (e->http == 400 && strstr(e->message, "non-empty") != NULL) return "Empty";
+    if (e->http == 400 && is_empty(e->message)) return "Empty";
     return e->http >= 500 || e->http == 424 ? "Backend" : "Validation";
 }
 
@@ -52,16 +54,18 @@ static void write_error(qr_json_out *json, const sv_error *e)
     qr_out_close(json, '}');
 }
 
-static int http_of(qr_status status)
+static int http_of(const qr_error *error)
 {
-    switch (status) {
+    switch (error->code) {
+    case QR_E_INPUT:
+        return is_empty(error->msg) ? 400 : 422;
     case QR_E_TOO_LONG:
         return 422;
     case QR_E_BACKEND:
         return 424;
     default:
-        return qr_status_http(status);
+        return qr_status_http(error->code);
     }
 }
 
-const sv_dialect sv_dialect_tei = {"tei", matches, read, write, write_error, http_of};
+const sv_dialect sv_dialect_tei = {"tei", matches, read, write, write_error, http_of, 1};

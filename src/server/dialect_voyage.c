@@ -50,4 +50,4 @@ static void write(qr_json_out *json, const sv_request *r, const sv_outcome *o)
     qr_out_close(json, '}');
 }
 
-const sv_dialect sv_dialect_voyage = {"voyage", matches, read, write, sv_write_error, NULL};
+const sv_dialect sv_dialect_voyage = {"voyage", matches, read, write, sv_write_error, NULL, 0};

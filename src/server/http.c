@@ -28,7 +28,7 @@
 
 static const double watch_interval_s = 0.25;
 
-enum phase { READING, WAITING, ANSWERED };
+enum phase { READING, WAITING, STREAMING, ANSWERED };
 
 typedef struct header {
     char *name, *value;
@@ -42,6 +42,10 @@ typedef struct sv_http_part {
     const char *content_type;
     header headers[SV_MAX_HEADERS];
     size_t n_headers;
+    /* of an answer that is sent piece by piece */
+    qr_buf pending; /* the first n_sent bytes of it are with the client */
+    size_t n_sent;
+    int has_ended, is_orphan;         /* the handler has said all; the client has gone before that */
     double closed_at;                 /* when the client was seen to have closed its side; 0: it has not */
     struct sv_exchange *next, **link; /* among those that wait */
 } part;
@@ -129,6 +133,7 @@ static void free_exchange(sv_exchange *x)
     }
     qr_buf_deinit(&x->body);
     qr_buf_deinit(&x->answer);
+    qr_buf_deinit(&x->http->pending);
     qr_free(x->path);
     qr_free(x->http);
     qr_free(x);
@@ -168,41 +173,122 @@ static void unlink_waiting(sv_exchange *x)
     p->link = NULL;
 }
 
+/* With the lock held: the connection that has to be resumed after it, or NULL. */
+static struct MHD_Connection *take_suspended(part *p)
+{
+    struct MHD_Connection *connection = p->suspended ? p->connection : NULL;
+    p->suspended = 0;
+    return connection;
+}
+
+/* With the lock held: nothing more is to come from the handler. */
+static void end_waiting(sv_exchange *x)
+{
+    sv_http *h = x->http->http;
+    unlink_waiting(x);
+    if (h->closing) pthread_cond_broadcast(&h->changed);
+}
+
 void sv_answer(sv_exchange *x, int status, const char *content_type)
 {
     part *p = x->http;
     sv_http *h = p->http;
     pthread_mutex_lock(&h->lock);
-    unlink_waiting(x);
+    end_waiting(x);
     p->status = status;
     p->content_type = content_type;
     p->phase = ANSWERED;
-    struct MHD_Connection *resume = p->suspended ? p->connection : NULL;
-    if (h->closing) pthread_cond_broadcast(&h->changed);
+    struct MHD_Connection *resume = take_suspended(p);
     pthread_mutex_unlock(&h->lock);
     if (resume != NULL) MHD_resume_connection(resume);
+}
+
+/* Ends the exchange: tells the handler, and frees it. */
+static void finish(sv_exchange *x, int status)
+{
+    sv_http *h = x->http->http;
+    if (status != 0 && h->options.finished != NULL) h->options.finished(h->options.arg, x, status);
+    pthread_mutex_lock(&h->lock);
+    unlink_waiting(x);
+    h->n_exchanges--;
+    if (h->quiesced) pthread_cond_broadcast(&h->changed);
+    pthread_mutex_unlock(&h->lock);
+    free_exchange(x);
+}
+
+void sv_stream(sv_exchange *x, int status, const char *content_type, int is_last)
+{
+    part *p = x->http;
+    sv_http *h = p->http;
+    pthread_mutex_lock(&h->lock);
+    if (!p->is_orphan) qr_buf_add(&p->pending, x->answer.data, x->answer.n);
+    x->answer.n = 0;
+    if (p->phase == WAITING) {
+        p->status = status;
+        p->content_type = content_type;
+        p->phase = STREAMING;
+    }
+    int is_orphan = p->is_orphan;
+    if (is_last) {
+        p->has_ended = 1;
+        end_waiting(x);
+    }
+    struct MHD_Connection *resume = take_suspended(p);
+    pthread_mutex_unlock(&h->lock);
+    if (resume != NULL) MHD_resume_connection(resume);
+    else if (is_last && is_orphan) finish(x, 499);
 }
 
 /* ---- libmicrohttpd -------------------------------------------------------------------------------------------------------------- */
 
 static void free_answer(void *data) { qr_free(data); }
 
-/* Gives the answer to libmicrohttpd, which sends it. */
-static enum MHD_Result send_answer(sv_exchange *x)
+/* libmicrohttpd asks for more of a streamed answer. */
+static ssize_t read_stream(void *arg, uint64_t position, char *out, size_t room)
+{
+    (void) position;
+    part *p = arg;
+    ssize_t n = 0;
+    pthread_mutex_lock(&p->http->lock);
+    if (p->pending.failed) {
+        n = MHD_CONTENT_READER_END_WITH_ERROR;
+    } else if (p->pending.n > p->n_sent) {
+        size_t left = p->pending.n - p->n_sent;
+        n = (ssize_t) (left < room ? left : room);
+        memcpy(out, p->pending.data + p->n_sent, (size_t) n);
+        p->n_sent += (size_t) n;
+        if (p->n_sent == p->pending.n) p->n_sent = p->pending.n = 0;
+    } else if (p->has_ended) {
+        n = MHD_CONTENT_READER_END_OF_STREAM;
+    } else {
+        MHD_suspend_connection(p->connection); /* until there is more */
+        p->suspended = 1;
+    }
+    pthread_mutex_unlock(&p->http->lock);
+    return n;
+}
+
+static struct MHD_Response *make_response(sv_exchange *x, enum phase phase)
 {
     static const char memory[] =
         "{\"message\": \"out of memory\", \"detail\": \"out of memory\", \"error\": {\"message\": \"out of memory\"}}";
     part *p = x->http;
-    struct MHD_Response *r;
+    if (phase == STREAMING) return MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16384, read_stream, p, NULL);
     if (x->answer.failed) {
         p->status = 500;
-        r = MHD_create_response_from_buffer(sizeof memory - 1, (void *) (uintptr_t) memory, MHD_RESPMEM_PERSISTENT);
-    } else if (x->answer.n == 0) {
-        r = MHD_create_response_from_buffer(0, (void *) (uintptr_t) "", MHD_RESPMEM_PERSISTENT);
-    } else {
-        r = MHD_create_response_from_buffer_with_free_callback(x->answer.n, x->answer.data, free_answer);
-        if (r != NULL) x->answer.data = NULL; /* it is libmicrohttpd's now */
+        return MHD_create_response_from_buffer(sizeof memory - 1, (void *) (uintptr_t) memory, MHD_RESPMEM_PERSISTENT);
     }
+    if (x->answer.n == 0) return MHD_create_response_from_buffer(0, (void *) (uintptr_t) "", MHD_RESPMEM_PERSISTENT);
+    struct MHD_Response *r = MHD_create_response_from_buffer_with_free_callback(x->answer.n, x->answer.data, free_answer);
+    if (r != NULL) x->answer.data = NULL; /* it is libmicrohttpd's now */
+    return r;
+}
+
+/* Gives the answer to libmicrohttpd, which sends it. */
+static enum MHD_Result send_answer(sv_exchange *x, enum phase phase)
+{
+    part *p = x->http;
+    struct MHD_Response *r = make_response(x, phase);
     if (r == NULL) return MHD_NO;
     if (p->content_type != NULL) MHD_add_response_header(r, "Content-Type", p->content_type);
     MHD_add_response_header(r, "X-Request-ID", x->id);
@@ -223,7 +309,7 @@ static enum MHD_Result refuse_large(sv_exchange *x)
     x->http->status = 413;
     x->http->content_type = "application/json";
     sv_add_header(x, "Connection", "close");
-    return send_answer(x);
+    return send_answer(x, ANSWERED);
 }
 
 /* The whole request is here. */
@@ -240,14 +326,14 @@ static enum MHD_Result begin_work(sv_exchange *x)
     pthread_mutex_unlock(&h->lock);
     h->options.handler(h->options.arg, x);
     pthread_mutex_lock(&h->lock);
-    int answered = p->phase == ANSWERED; /* at once: the common case for all but scores */
-    if (!answered) {
+    enum phase phase = p->phase;
+    if (phase == WAITING) {                    /* else answered at once: the common case for all but scores */
         MHD_suspend_connection(p->connection); /* sv_answer cannot resume it before the lock is free */
         p->suspended = 1;
         if (h->watcher_sleeps) pthread_cond_broadcast(&h->changed);
     }
     pthread_mutex_unlock(&h->lock);
-    return answered ? send_answer(x) : MHD_YES;
+    return phase == WAITING ? MHD_YES : send_answer(x, phase);
 }
 
 static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, const char *url, const char *method, const char *version,
@@ -281,9 +367,8 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, 
     }
     pthread_mutex_lock(&h->lock);
     enum phase phase = p->phase;
-    p->suspended = 0;
     pthread_mutex_unlock(&h->lock);
-    if (phase == ANSWERED) return send_answer(x);
+    if (phase == ANSWERED || phase == STREAMING) return send_answer(x, phase);
     if (phase == WAITING) return MHD_YES;
     if (p->too_large) return refuse_large(x);
     return begin_work(x);
@@ -297,14 +382,15 @@ static void on_completed(void *arg, struct MHD_Connection *connection, void **co
     if (x == NULL) return;
     *context = NULL;
     part *p = x->http;
-    if (p->status != 0 && h->options.finished != NULL)
-        h->options.finished(h->options.arg, x, reason == MHD_REQUEST_TERMINATED_COMPLETED_OK ? p->status : 499);
     pthread_mutex_lock(&h->lock);
-    unlink_waiting(x);
-    h->n_exchanges--;
-    if (h->quiesced) pthread_cond_broadcast(&h->changed);
+    int in_work = p->phase == STREAMING && !p->has_ended;
+    if (in_work) {
+        p->is_orphan = 1; /* the handler's until it ends the stream */
+        p->suspended = 0;
+        __atomic_store_n(&x->cancel, 1, __ATOMIC_RELAXED);
+    }
     pthread_mutex_unlock(&h->lock);
-    free_exchange(x);
+    if (!in_work) finish(x, p->status == 0 || reason == MHD_REQUEST_TERMINATED_COMPLETED_OK ? p->status : 499);
 }
 
 static void on_mhd_log(void *arg, const char *format, va_list values)
@@ -322,6 +408,7 @@ static void watch_client(const sv_http *h, sv_exchange *x, double now)
 {
     part *p = x->http;
     char byte;
+    if (p->is_orphan) return; /* the connection is no more */
     const union MHD_ConnectionInfo *info = MHD_get_connection_info(p->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
     if (info == NULL) return;
     ssize_t n = recv(info->connect_fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);

@@ -10,7 +10,7 @@
 
 typedef struct sv_http sv_http;
 
-enum { SV_MAX_HEADERS = 16, SV_ID_BYTES = 72 };
+enum { SV_MAX_HEADERS = 24, SV_ID_BYTES = 72 };
 
 /* One request and its answer. Fields of the request may be read from when the handler is called until the answer is given. */
 typedef struct sv_exchange {
@@ -27,7 +27,7 @@ typedef struct sv_exchange {
     struct sv_http_part *http; /* the rest is http.c's */
 } sv_exchange;
 
-/* Called on one of the connections' threads: must not block. Exactly one sv_answer must follow, from any thread. */
+/* Called on one of the connections' threads: must not block. Exactly one sv_answer, or one last sv_stream, must follow, from any thread. */
 typedef void (*sv_handler)(void *arg, sv_exchange *exchange);
 /* Called when the answer has been sent or given up; the exchange ends with it. sent_bytes 0: the client had gone. */
 typedef void (*sv_finished)(void *arg, const sv_exchange *exchange, int status);
@@ -63,5 +63,8 @@ const char *sv_header(const sv_exchange *exchange, const char *name);
 void sv_add_header(sv_exchange *exchange, const char *name, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* Sends `answer` with this status. The exchange must not be touched afterwards. */
 void sv_answer(sv_exchange *exchange, int status, const char *content_type);
+/* Instead, piece by piece: sends what is in `answer` and empties it; the status, type and headers of the first piece count. After the last
+ * one the exchange must not be touched. Does not wait for slow clients. */
+void sv_stream(sv_exchange *exchange, int status, const char *content_type, int is_last);
 
 #endif

@@ -32,13 +32,14 @@ void sv_metrics_finished(sv_metrics *m, int status, double seconds)
     pthread_mutex_unlock(&m->lock);
 }
 
-void sv_metrics_scored(sv_metrics *m, size_t documents, uint64_t tokens, size_t truncated, double inference_seconds)
+void sv_metrics_scored(sv_metrics *m, const sv_scored *scored)
 {
     pthread_mutex_lock(&m->lock);
-    m->documents += documents;
-    m->tokens += tokens;
-    m->truncated += truncated;
-    observe(&m->inference_seconds, inference_seconds);
+    m->documents += scored->documents;
+    m->tokens += scored->tokens;
+    m->truncated += scored->truncated;
+    observe(&m->queue_seconds, scored->timing.queue);
+    observe(&m->inference_seconds, scored->timing.compute);
     pthread_mutex_unlock(&m->lock);
 }
 
@@ -66,7 +67,14 @@ static void write_histogram(qr_buf *out, const char *name, const char *help, con
                   (unsigned long long) n, name, h->sum, name, (unsigned long long) n);
 }
 
-void sv_metrics_write(sv_metrics *m, const qr_stats *engine, size_t n_waiting, int ready, qr_buf *out)
+static uint64_t count_of(const sv_metrics *m, int status)
+{
+    for (size_t i = 0; i < SV_N_STATUSES; i++)
+        if (m->requests[i].status == status) return m->requests[i].n;
+    return 0;
+}
+
+void sv_metrics_write(sv_metrics *m, const qr_stats *engine, const sv_gauges *gauges, qr_buf *out)
 {
     pthread_mutex_lock(&m->lock);
     sv_metrics copy = *m;
@@ -76,7 +84,9 @@ void sv_metrics_write(sv_metrics *m, const qr_stats *engine, size_t n_waiting, i
         qr_buf_printf(out, "qwen_rerank_requests_total{status=\"%d\"} %llu\n", copy.requests[i].status,
                       (unsigned long long) copy.requests[i].n);
     write_histogram(out, "request_duration_seconds", "From the first byte of a request to the last of its answer.", &copy.request_seconds);
-    write_histogram(out, "inference_duration_seconds", "From read to scored: tokenizing, waiting for other requests, computing.",
+    write_histogram(out, "queue_duration_seconds", "From tokenized until the first batch with documents of the request began.",
+                    &copy.queue_seconds);
+    write_histogram(out, "inference_duration_seconds", "From there until the last document of the request was scored.",
                     &copy.inference_seconds);
     write_value(out, "documents_total", "counter", "Documents scored.", (double) copy.documents);
     write_value(out, "prompt_tokens_total", "counter", "Tokens of the prompts, as if each were computed whole.", (double) copy.tokens);
@@ -87,6 +97,15 @@ void sv_metrics_write(sv_metrics *m, const qr_stats *engine, size_t n_waiting, i
     write_value(out, "compute_seconds_total", "counter", "Time in the backend.", engine->compute_seconds);
     write_value(out, "prefix_cache_hits_total", "counter", "Query prefixes that were cached.", (double) engine->prefix_hits);
     write_value(out, "prefix_cache_misses_total", "counter", "Query prefixes that had to be computed.", (double) engine->prefix_misses);
-    write_value(out, "requests_in_flight", "gauge", "Requests for scores that are in work or wait.", (double) n_waiting);
-    write_value(out, "ready", "gauge", "1 if requests are served.", ready);
+    write_value(out, "result_cache_hits_total", "counter", "Documents whose score was cached.", (double) engine->result_hits);
+    write_value(out, "result_cache_misses_total", "counter", "Documents that were looked up there in vain.",
+                (double) engine->result_misses);
+    write_value(out, "rejected_requests_total", "counter", "Requests refused because too many waited.", (double) count_of(&copy, 429));
+    write_value(out, "max_batch_tokens", "gauge", "Tokens that a batch has room for: batch_tokens over batches times this is its fill.",
+                (double) gauges->max_batch_tokens);
+    write_value(out, "requests_in_flight", "gauge", "Requests for scores that are in work or wait.", (double) gauges->n_waiting);
+    write_value(out, "documents_waiting", "gauge", "Documents of these that are not scored yet.", (double) engine->documents_waiting);
+    write_value(out, "ready", "gauge", "1 if requests are served.", gauges->ready);
+    write_value(out, "resident_memory_bytes", "gauge", "Memory that the process holds.", (double) gauges->resident_bytes);
+    write_value(out, "start_time_seconds", "gauge", "When the process started, Unix time.", (double) gauges->start);
 }

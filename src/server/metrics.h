@@ -6,6 +6,7 @@
 #include "qwen_rerank.h"
 
 #include <pthread.h>
+#include <time.h>
 
 enum { SV_N_BUCKETS = 14, SV_N_STATUSES = 32 };
 
@@ -20,15 +21,31 @@ typedef struct sv_metrics {
         int status;
         uint64_t n;
     } requests[SV_N_STATUSES];
-    sv_histogram request_seconds, inference_seconds;
+    sv_histogram request_seconds, queue_seconds, inference_seconds;
     uint64_t documents, tokens, truncated;
 } sv_metrics;
+
+/* A request for scores that was answered. */
+typedef struct sv_scored {
+    size_t documents;
+    uint64_t tokens;
+    size_t truncated;
+    qr_timing timing;
+} sv_scored;
+
+/* What is so at the moment. */
+typedef struct sv_gauges {
+    size_t n_waiting; /* requests */
+    int ready;
+    size_t max_batch_tokens, resident_bytes;
+    time_t start;
+} sv_gauges;
 
 void sv_metrics_init(sv_metrics *m);
 void sv_metrics_deinit(sv_metrics *m);
 void sv_metrics_finished(sv_metrics *m, int status, double seconds);
-void sv_metrics_scored(sv_metrics *m, size_t documents, uint64_t tokens, size_t truncated, double inference_seconds);
+void sv_metrics_scored(sv_metrics *m, const sv_scored *scored);
 /* The text that Prometheus reads. */
-void sv_metrics_write(sv_metrics *m, const qr_stats *engine, size_t n_waiting, int ready, qr_buf *out);
+void sv_metrics_write(sv_metrics *m, const qr_stats *engine, const sv_gauges *gauges, qr_buf *out);
 
 #endif

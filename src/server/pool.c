@@ -45,6 +45,8 @@ qr_status sv_pool_open(sv_pool **out, unsigned n_threads, qr_error *err)
     return QR_OK;
 }
 
+unsigned sv_pool_size(const sv_pool *p) { return p->n_threads; }
+
 void sv_pool_add(sv_pool *p, sv_work *work)
 {
     work->next = NULL;

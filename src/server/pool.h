@@ -14,6 +14,7 @@ typedef struct sv_work {
 } sv_work;
 
 qr_status sv_pool_open(sv_pool **out, unsigned n_threads, qr_error *err);
+unsigned sv_pool_size(const sv_pool *pool); /* threads */
 void sv_pool_add(sv_pool *pool, sv_work *work);
 /* Works off what is queued, then ends. Accepts NULL. */
 void sv_pool_close(sv_pool *pool);

@@ -1,60 +1,44 @@
-/* See server.h. A request for scores goes through these hands:
- *
- *   connection's thread   on_request: route, key, limits; queues the rest
- *   pool                  read_request: JSON, dialect, tokenizing; gives the engine its job
- *   engine's thread       on_scored: queues the rest
- *   pool                  write_answer: order, JSON
- *   connection's thread   sends it
- */
+/* See server.h: routes, keys, logs, opening and closing. */
 #define _GNU_SOURCE
 #include "server/server.h"
 
 #include "base/mem.h"
-#include "engine/engine.h"
-#include "engine/scheduler.h"
-#include "model/builtin.h"
 #include "server/assets.h"
-#include "server/dialect.h"
-#include "server/metrics.h"
-#include "server/pool.h"
+#include "server/internal.h"
 
 #include <openssl/crypto.h>
 #include <openssl/sha.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
-#include <time.h>
 #include <unistd.h>
 
-struct sv_server {
-    sv_server_options options;
-    sv_http *http;
-    sv_pool *pool;
-    _Atomic(qr_engine *) engine; /* NULL while loading */
-    atomic_int draining;
-    atomic_size_t n_waiting; /* requests for scores that are in work */
-    sv_metrics metrics;
-    unsigned char (*keys)[32]; /* SHA-256 of each, so that comparing takes the same time for all */
-    time_t start;
-};
+/* ---- models --------------------------------------------------------------------------------------------------------------------- */
 
-/* A request for scores in work. */
-typedef struct ticket {
-    sv_work work; /* first: what the pool holds is the ticket */
-    sv_server *server;
-    sv_exchange *exchange;
-    const sv_dialect *dialect;
-    sv_request request;
-    qr_result *results;
-    size_t *order;
-    qr_call call;
-    qr_status status;
-    qr_error error;
-    double read_done, scored; /* qr_now */
-    uint64_t prompt_tokens;
-    size_t n_truncated;
-} ticket;
+int sv_is_loaded(const sv_server *s)
+{
+    for (size_t i = 0; i < s->options.n_models; i++)
+        if (s->models[i].engine == NULL) return 0;
+    return 1;
+}
+
+sv_model *sv_model_find(sv_server *s, const char *name)
+{
+    if (name == NULL || s->options.n_models == 1) return &s->models[0];
+    for (size_t i = 0; i < s->options.n_models; i++)
+        if (strcmp(s->models[i].name, name) == 0) return &s->models[i];
+    return NULL;
+}
+
+qr_status sv_fail_model(const sv_server *s, const char *name, qr_error *err)
+{
+    char known[256] = "";
+    for (size_t i = 0; i < s->options.n_models; i++) {
+        size_t used = strlen(known);
+        snprintf(known + used, sizeof known - used, "%s%s", i > 0 ? ", " : "", s->models[i].name);
+    }
+    return qr_fail(err, QR_E_NOT_FOUND, "\"model\": expected one of %s, found \"%.100s\"", known, qr_label_of(name).text);
+}
 
 /* ---- answers -------------------------------------------------------------------------------------------------------------------- */
 
@@ -76,286 +60,39 @@ static const char *error_type(int http)
     }
 }
 
-static qr_json_out json_answer(sv_exchange *x) { return (qr_json_out){.write = qr_buf_write, .arg = &x->answer, .spaced = 1}; }
+qr_json_out sv_json_answer(sv_exchange *x) { return (qr_json_out){.write = qr_buf_write, .arg = &x->answer, .spaced = 1}; }
 
-static void send_json(sv_exchange *x, int status)
+void sv_send_json(sv_exchange *x, int status)
 {
     qr_buf_add(&x->answer, "\n", 1);
     sv_answer(x, status, "application/json");
 }
 
-static void answer_error(sv_exchange *x, const sv_dialect *dialect, int http, const char *message)
+void sv_answer_error(sv_exchange *x, const sv_dialect *dialect, int http, const char *message)
 {
     /* The first word in quotes is the field that is wrong. */
     char param[64] = "";
     if (message[0] == '"') snprintf(param, sizeof param, "%.*s", (int) strcspn(message + 1, "\""), message + 1);
     sv_error error = {http, message, x->id, error_type(http), param[0] != 0 ? param : NULL};
-    qr_json_out json = json_answer(x);
+    qr_json_out json = sv_json_answer(x);
     (dialect != NULL ? dialect->write_error : sv_write_error)(&json, &error);
     if (http == 429 || http == 503) sv_add_header(x, "Retry-After", "1");
     if (http == 401) sv_add_header(x, "WWW-Authenticate", "Bearer");
-    send_json(x, http);
+    sv_send_json(x, http);
 }
 
-/* ---- scores --------------------------------------------------------------------------------------------------------------------- */
-
-static void free_ticket(ticket *t)
+qr_status sv_parse_body(sv_exchange *x, json_t **out, qr_error *err)
 {
-    sv_request_deinit(&t->request);
-    qr_free(t->results);
-    qr_free(t->order);
-    qr_free(t);
-}
-
-static void fail(ticket *t, qr_status status, const qr_error *error)
-{
-    int http = t->dialect != NULL && t->dialect->http_of != NULL ? t->dialect->http_of(status) : qr_status_http(status);
-    t->status = status;
-    atomic_fetch_sub(&t->server->n_waiting, 1);
-    answer_error(t->exchange, t->dialect, http, error->msg);
-}
-
-static const char *model_name(const ticket *t) { return t->request.model != NULL ? t->request.model : t->server->options.model_name; }
-
-static void write_answer(sv_work *work)
-{
-    ticket *t = (ticket *) work;
-    sv_exchange *x = t->exchange;
-    const sv_request *r = &t->request;
-    if (t->status != QR_OK) {
-        fail(t, t->status, &t->error);
-        return;
-    }
-    sv_outcome outcome = {.results = t->results, .order = t->order, .id = x->id, .model = model_name(t), .created = time(NULL)};
-    qr_rank(t->results, r->n_documents, t->order);
-    outcome.n_shown = r->top_n > 0 && r->top_n < r->n_documents ? r->top_n : r->n_documents;
-    for (size_t i = 0; i < r->n_documents; i++) {
-        outcome.prompt_tokens += t->results[i].n_tokens;
-        outcome.n_truncated += (t->results[i].flags & QR_RESULT_TRUNCATED) != 0;
-    }
-    t->prompt_tokens = outcome.prompt_tokens;
-    t->n_truncated = outcome.n_truncated;
-    qr_json_out json = json_answer(x);
-    t->dialect->write(&json, r, &outcome);
-
-    double now = qr_now();
-    sv_add_header(x, "Server-Timing", "read;dur=%.2f, inference;dur=%.2f, total;dur=%.2f", (t->read_done - x->begin) * 1e3,
-                  (t->scored - t->read_done) * 1e3, (now - x->begin) * 1e3);
-    if (outcome.n_truncated > 0) sv_add_header(x, "X-Truncated-Documents", "%zu", outcome.n_truncated);
-    sv_metrics_scored(&t->server->metrics, r->n_documents, outcome.prompt_tokens, outcome.n_truncated, t->scored - t->read_done);
-    atomic_fetch_sub(&t->server->n_waiting, 1);
-    send_json(x, 200);
-}
-
-static void on_scored(void *arg, qr_status status, const qr_error *error)
-{
-    ticket *t = arg;
-    t->scored = qr_now();
-    t->status = status;
-    if (status != QR_OK) t->error = *error;
-    t->work.run = write_answer;
-    sv_pool_add(t->server->pool, &t->work);
-}
-
-static qr_status check_limits(const ticket *t, qr_error *err)
-{
-    size_t limit = t->server->options.max_documents;
-    if (t->request.n_documents > limit)
-        return qr_fail(err, QR_E_INPUT, "expected at most %zu documents, found %zu", limit, t->request.n_documents);
+    int replaced = 0;
+    if (x->body.failed) return qr_fail(err, QR_E_MEMORY, "no memory for the request");
+    qr_status status = qr_json_parse_text(out, x->body.data != NULL ? x->body.data : "", x->body.n, &replaced, err);
+    if (status != QR_OK) return status;
+    qr_buf_deinit(&x->body); /* the texts are in *out now */
+    if (!json_is_object(*out)) return qr_fail(err, QR_E_INPUT, "the body must be a JSON object, found %s", qr_json_label(*out).text);
     return QR_OK;
 }
 
-static qr_status begin_scoring(ticket *t, qr_error *err)
-{
-    sv_request *r = &t->request;
-    sv_exchange *x = t->exchange;
-    int replaced = 0;
-    qr_status status = x->body.failed ? qr_fail(err, QR_E_MEMORY, "no memory for the request")
-                                      : qr_json_parse_text(&r->body, x->body.data != NULL ? x->body.data : "", x->body.n, &replaced, err);
-    t->dialect = sv_dialect_of(x->path, r->body);
-    if (status != QR_OK) return status;
-    if (!json_is_object(r->body)) return qr_fail(err, QR_E_INPUT, "the body must be a JSON object, found %s", qr_json_label(r->body).text);
-    qr_buf_deinit(&x->body); /* the texts are in r->body now */
-    if ((status = t->dialect->read(r, err)) != QR_OK) return status;
-    if ((status = check_limits(t, err)) != QR_OK) return status;
-    t->read_done = qr_now();
-    t->results = qr_calloc(r->n_documents, sizeof *t->results);
-    t->order = qr_calloc(r->n_documents, sizeof *t->order);
-    if (t->results == NULL || t->order == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for %zu documents", r->n_documents);
-    t->call = (qr_call){.cancel = &x->cancel, .timeout_seconds = t->server->options.request_timeout_s};
-    return qr_engine_submit(t->server->engine, r->queries, r->n_queries, t->results, &t->call, on_scored, t, err);
-}
-
-static void read_request(sv_work *work)
-{
-    ticket *t = (ticket *) work;
-    qr_error error = {0};
-    qr_status status = begin_scoring(t, &error);
-    if (status != QR_OK) fail(t, status, &error);
-}
-
-static void on_rerank(sv_server *s, sv_exchange *x)
-{
-    if (s->engine == NULL) {
-        answer_error(x, NULL, 503, "Loading model");
-        return;
-    }
-    if (atomic_fetch_add(&s->n_waiting, 1) >= s->options.max_waiting) {
-        atomic_fetch_sub(&s->n_waiting, 1);
-        answer_error(x, NULL, 429, "Model is overloaded: too many requests are waiting");
-        return;
-    }
-    ticket *t = qr_calloc(1, sizeof *t);
-    if (t == NULL) {
-        atomic_fetch_sub(&s->n_waiting, 1);
-        answer_error(x, NULL, 500, "out of memory");
-        return;
-    }
-    t->server = s;
-    t->exchange = x;
-    x->user = t;
-    t->work.run = read_request;
-    sv_pool_add(s->pool, &t->work);
-}
-
-/* ---- what is asked about the server --------------------------------------------------------------------------------------------- */
-
-/* All zero while the model is being loaded. */
-static qr_info engine_info(const sv_server *s)
-{
-    qr_info info = {0};
-    if (s->engine != NULL) qr_engine_info(s->engine, &info);
-    return info;
-}
-
-static void on_health(sv_server *s, sv_exchange *x)
-{
-    (void) s;
-    qr_buf_printf(&x->answer, "{\"status\": \"ok\"}\n");
-    sv_answer(x, 200, "application/json");
-}
-
-static void on_ready(sv_server *s, sv_exchange *x)
-{
-    qr_json_out json = json_answer(x);
-    int ready = s->engine != NULL && !s->draining;
-    qr_info info = engine_info(s);
-    qr_out_open(&json, NULL, '{');
-    qr_out_bool(&json, "ready", ready);
-    qr_out_string(&json, "status", ready ? "ready" : s->draining ? "draining" : "loading");
-    qr_out_string(&json, "backend", info.backend);
-    qr_out_string(&json, "model", s->options.model_name);
-    qr_out_close(&json, '}');
-    if (!ready) sv_add_header(x, "Retry-After", "1");
-    send_json(x, ready ? 200 : 503);
-}
-
-static void on_config(sv_server *s, sv_exchange *x)
-{
-    qr_json_out json = json_answer(x);
-    qr_info info = engine_info(s);
-    qr_out_open(&json, NULL, '{');
-    qr_out_string(&json, "version", qr_version());
-    qr_out_string(&json, "model", s->options.model_name);
-    if (info.builtin_model) qr_out_string(&json, "note", QR_BUILTIN_NOTE);
-    qr_out_string(&json, "backend", info.backend);
-    qr_out_string(&json, "device", info.device);
-    qr_out_string(&json, "dtype", info.dtype);
-    qr_out_int(&json, "max_length", info.max_length);
-    qr_out_int(&json, "max_batch_tokens", info.max_batch_tokens);
-    qr_out_int(&json, "n_parameters", info.n_parameters);
-    qr_out_int(&json, "memory_bytes", info.memory_bytes);
-    qr_out_bool(&json, "canonical_prompt", info.canonical_prompt);
-    qr_out_open(&json, "limits", '{');
-    qr_out_int(&json, "max_documents", s->options.max_documents);
-    qr_out_int(&json, "max_body_bytes", s->options.max_body_bytes);
-    qr_out_int(&json, "max_waiting", s->options.max_waiting);
-    qr_out_real(&json, "request_timeout_s", s->options.request_timeout_s, 6);
-    qr_out_close(&json, '}');
-    qr_out_close(&json, '}');
-    send_json(x, 200);
-}
-
-/* text-embeddings-inference's; Dify wants `reranker` as the first key of model_type. */
-static void on_info(sv_server *s, sv_exchange *x)
-{
-    qr_json_out json = json_answer(x);
-    qr_info info = engine_info(s);
-    qr_out_open(&json, NULL, '{');
-    qr_out_string(&json, "model_id", s->options.model_name);
-    qr_out_string(&json, "model_sha", NULL);
-    qr_out_string(&json, "model_dtype", info.dtype);
-    qr_out_string(&json, "served_model_name", s->options.model_name);
-    qr_out_open(&json, "model_type", '{');
-    qr_out_open(&json, "reranker", '{');
-    qr_out_open(&json, "id2label", '{');
-    qr_out_string(&json, "0", "LABEL_0");
-    qr_out_close(&json, '}');
-    qr_out_open(&json, "label2id", '{');
-    qr_out_int(&json, "LABEL_0", 0);
-    qr_out_close(&json, '}');
-    qr_out_close(&json, '}');
-    qr_out_close(&json, '}');
-    qr_out_int(&json, "max_concurrent_requests", s->options.max_waiting);
-    qr_out_int(&json, "max_input_length", info.max_length);
-    qr_out_int(&json, "max_batch_tokens", info.max_batch_tokens);
-    qr_out_string(&json, "max_batch_requests", NULL);
-    qr_out_int(&json, "max_client_batch_size", s->options.max_documents);
-    qr_out_bool(&json, "auto_truncate", 1);
-    qr_out_int(&json, "tokenization_workers", 2);
-    qr_out_string(&json, "version", qr_version());
-    qr_out_close(&json, '}');
-    send_json(x, 200);
-}
-
-static void on_version(sv_server *s, sv_exchange *x)
-{
-    (void) s;
-    qr_buf_printf(&x->answer, "{\"version\": \"%s\"}\n", qr_version());
-    sv_answer(x, 200, "application/json");
-}
-
-static void write_model(qr_json_out *json, const char *key, const sv_server *s)
-{
-    qr_info info = engine_info(s);
-    qr_out_open(json, key, '{');
-    qr_out_string(json, "id", s->options.model_name);
-    qr_out_string(json, "object", "model");
-    qr_out_int(json, "created", (uint64_t) s->start);
-    qr_out_string(json, "owned_by", "qwen-rerank");
-    qr_out_string(json, "root", s->options.model_name);
-    qr_out_string(json, "model_type", "rerank"); /* Xinference's */
-    qr_out_int(json, "max_model_len", info.max_length);
-    qr_out_close(json, '}');
-}
-
-static void on_models(sv_server *s, sv_exchange *x)
-{
-    qr_json_out json = json_answer(x);
-    qr_out_open(&json, NULL, '{');
-    qr_out_string(&json, "object", "list");
-    qr_out_open(&json, "data", '[');
-    write_model(&json, NULL, s);
-    qr_out_close(&json, ']');
-    qr_out_close(&json, '}');
-    send_json(x, 200);
-}
-
-/* Any name: the one model answers to all. */
-static void on_model(sv_server *s, sv_exchange *x)
-{
-    qr_json_out json = json_answer(x);
-    write_model(&json, NULL, s);
-    send_json(x, 200);
-}
-
-static void on_metrics(sv_server *s, sv_exchange *x)
-{
-    qr_stats stats = {0};
-    if (s->engine != NULL) qr_engine_stats(s->engine, &stats);
-    sv_metrics_write(&s->metrics, &stats, s->n_waiting, s->engine != NULL && !s->draining, &x->answer);
-    sv_answer(x, 200, "text/plain; version=0.0.4; charset=utf-8");
-}
+/* ---- routes ----------------------------------------------------------------------------------------------------------------------- */
 
 /* The page for people, its parts, and the API's description. Texts of users are shown there: nothing from elsewhere may run. */
 static void on_asset(sv_server *s, sv_exchange *x)
@@ -378,12 +115,16 @@ static void on_root(sv_server *s, sv_exchange *x)
     const char *accept = sv_header(x, "Accept");
     sv_add_header(x, "Vary", "Accept");
     if (accept != NULL && strstr(accept, "text/html") != NULL) on_asset(s, x);
-    else on_health(s, x);
+    else sv_on_health(s, x);
 }
 
-/* ---- routes --------------------------------------------------------------------------------------------------------------------- */
-
-enum { GET = 1, POST = 2, OPEN = 4 /* needs no key */, BELOW = 8 /* and every path below it */ };
+enum {
+    GET = 1,
+    POST = 2,
+    OPEN = 4,    /* needs no key */
+    METRICS = 8, /* needs one if the options say so */
+    BELOW = 16,  /* and every path below it */
+};
 
 typedef struct route {
     const char *path;
@@ -392,22 +133,27 @@ typedef struct route {
 } route;
 
 static const route routes[] = {
-    {"/v1/rerank", POST, on_rerank},
-    {"/v2/rerank", POST, on_rerank},
-    {"/rerank", POST, on_rerank},
-    {"/v1/reranking", POST, on_rerank},
-    {"/reranking", POST, on_rerank},
-    {"/v1/score", POST, on_rerank},
-    {"/score", POST, on_rerank},
-    {"/api/rerank", POST, on_rerank},
-    {"/api/v1/rerank", POST, on_rerank},
-    {"/v1/v1/rerank", POST, on_rerank}, /* a Cohere client whose base URL ends in /v1 */
-    {"/v1/v2/rerank", POST, on_rerank},
-    {"/invocations", POST, on_rerank},
-    {"/", POST, on_rerank}, /* text-embeddings-inference */
-    {"/health", GET | OPEN, on_health},
-    {"/healthz", GET | OPEN, on_health},
-    {"/v1/health", GET | OPEN, on_health},
+    {"/v1/rerank", POST, sv_on_rerank},
+    {"/v2/rerank", POST, sv_on_rerank},
+    {"/rerank", POST, sv_on_rerank},
+    {"/v1/reranking", POST, sv_on_rerank},
+    {"/reranking", POST, sv_on_rerank},
+    {"/v1/score", POST, sv_on_rerank},
+    {"/score", POST, sv_on_rerank},
+    {"/api/rerank", POST, sv_on_rerank},
+    {"/api/v1/rerank", POST, sv_on_rerank},
+    {"/v1/v1/rerank", POST, sv_on_rerank}, /* a Cohere client whose base URL ends in /v1 */
+    {"/v1/v2/rerank", POST, sv_on_rerank},
+    {"/v1/ranking", POST, sv_on_rerank},                                     /* NVIDIA NIM */
+    {"/api/v1/services/rerank/text-rerank/text-rerank", POST, sv_on_rerank}, /* DashScope */
+    {"/compatible-api/v1/reranks", POST, sv_on_rerank},
+    {"/invocations", POST, sv_on_rerank},
+    {"/", POST, sv_on_rerank}, /* text-embeddings-inference */
+    {"/tokenize", POST, sv_on_tokenize},
+    {"/v1/tokenize", POST, sv_on_tokenize},
+    {"/health", GET | OPEN, sv_on_health},
+    {"/healthz", GET | OPEN, sv_on_health},
+    {"/v1/health", GET | OPEN, sv_on_health},
     {"/", GET | OPEN, on_root},
     {"/ui", GET | OPEN, on_asset},
     {"/ui/app.js", GET | OPEN, on_asset},
@@ -415,15 +161,15 @@ static const route routes[] = {
     {"/ui/docs.js", GET | OPEN, on_asset},
     {"/docs", GET | OPEN, on_asset},
     {"/openapi.json", GET | OPEN, on_asset},
-    {"/ready", GET | OPEN, on_ready},
-    {"/ping", GET | OPEN, on_ready},
-    {"/v1/config", GET, on_config},
-    {"/v1/models", GET, on_models},
-    {"/models", GET, on_models},
-    {"/v1/models/", GET | BELOW, on_model},
-    {"/info", GET, on_info},
-    {"/version", GET | OPEN, on_version},
-    {"/metrics", GET | OPEN, on_metrics},
+    {"/ready", GET | OPEN, sv_on_ready},
+    {"/ping", GET | OPEN, sv_on_ready},
+    {"/v1/config", GET, sv_on_config},
+    {"/v1/models", GET, sv_on_models},
+    {"/models", GET, sv_on_models},
+    {"/v1/models/", GET | BELOW, sv_on_model},
+    {"/info", GET, sv_on_info},
+    {"/version", GET | OPEN, sv_on_version},
+    {"/metrics", GET | METRICS, sv_on_metrics},
 };
 
 /* The route for a path, with any method; sets *methods to those that it has. */
@@ -478,33 +224,66 @@ static int has_key(const sv_server *s, const sv_exchange *x)
     return found;
 }
 
+/* Pages of other origins may ask if the options name them. */
+static void add_cors(const sv_server *s, sv_exchange *x)
+{
+    const char *origin = sv_header(x, "Origin"), *allowed = NULL;
+    for (size_t i = 0; origin != NULL && allowed == NULL && i < s->options.n_cors_origins; i++) {
+        const char *item = s->options.cors_origins[i];
+        if (strcmp(item, "*") == 0) allowed = "*";
+        else if (strcasecmp(item, origin) == 0) allowed = origin;
+    }
+    if (s->options.n_cors_origins > 0) sv_add_header(x, "Vary", "Origin");
+    if (allowed == NULL) return;
+    sv_add_header(x, "Access-Control-Allow-Origin", "%s", allowed);
+    sv_add_header(x, "Access-Control-Expose-Headers", "X-Request-ID, Server-Timing, X-Truncated-Documents, Retry-After");
+    if (strcmp(x->method, "OPTIONS") != 0) return;
+    sv_add_header(x, "Access-Control-Allow-Methods", "GET, POST, OPTIONS");
+    sv_add_header(x, "Access-Control-Allow-Headers", "Authorization, Content-Type, X-Api-Key, Api-Key, X-Request-ID, traceparent");
+    sv_add_header(x, "Access-Control-Max-Age", "86400");
+}
+
+static const char *allow(int methods)
+{
+    return methods == POST ? "POST, OPTIONS" : methods == GET ? "GET, HEAD, OPTIONS" : "GET, HEAD, POST, OPTIONS";
+}
+
+/* What a request of this method may expect of the path; answers by itself what goes wrong, and returns NULL then. */
+static const route *choose_route(sv_server *s, sv_exchange *x)
+{
+    char message[256];
+    int methods, method = strcmp(x->method, "POST") == 0 ? POST : strcmp(x->method, "GET") == 0 || strcmp(x->method, "HEAD") == 0 ? GET : 0;
+    const route *r = find_route(x->path, method, &methods);
+    if (methods == 0) {
+        snprintf(message, sizeof message, "no such path: %.100s; documents are scored by POST /v1/rerank", qr_label_of(x->path).text);
+        sv_answer_error(x, NULL, 404, message);
+    } else if (r == NULL && strcmp(x->method, "OPTIONS") == 0) {
+        sv_add_header(x, "Allow", "%s", allow(methods));
+        sv_answer(x, 204, NULL);
+    } else if (r == NULL) {
+        snprintf(message, sizeof message, "%.20s is not possible here; expected %s", qr_label_of(x->method).text, allow(methods));
+        sv_add_header(x, "Allow", "%s", allow(methods));
+        sv_answer_error(x, NULL, 405, message);
+    } else if (!(r->flags & OPEN) && !(r->flags & METRICS && !s->options.protect_metrics) && !has_key(s, x)) {
+        sv_answer_error(x, NULL, 401, "Invalid API Key");
+    } else {
+        return r;
+    }
+    return NULL;
+}
+
 static void on_request(void *arg, sv_exchange *x)
 {
     sv_server *s = arg;
-    int methods, method = strcmp(x->method, "POST") == 0 ? POST : strcmp(x->method, "GET") == 0 || strcmp(x->method, "HEAD") == 0 ? GET : 0;
-    char message[256];
-    if (method == GET && is_page_with_slash(x->path)) {
+    add_cors(s, x);
+    if (is_page_with_slash(x->path)) {
         sv_add_header(x, "Location", "%s", strstr(x->path, "/ui/") != NULL ? "../ui" : "../docs");
         sv_answer(x, 308, NULL);
         return;
     }
     normalise_path(s, x->path);
-    const route *r = find_route(x->path, method, &methods);
-    if (r == NULL && methods == 0) {
-        snprintf(message, sizeof message, "no such path: %.100s; documents are scored by POST /v1/rerank", qr_label_of(x->path).text);
-        answer_error(x, NULL, 404, message);
-    } else if (r == NULL) {
-        snprintf(message, sizeof message, "%.20s is not possible here; expected %s", qr_label_of(x->method).text,
-                 methods == POST  ? "POST"
-                 : methods == GET ? "GET"
-                                  : "GET or POST");
-        sv_add_header(x, "Allow", "%s", methods == POST ? "POST" : methods == GET ? "GET, HEAD" : "GET, HEAD, POST");
-        answer_error(x, NULL, 405, message);
-    } else if (!(r->flags & OPEN) && !has_key(s, x)) {
-        answer_error(x, NULL, 401, "Invalid API Key");
-    } else {
-        r->run(s, x);
-    }
+    const route *r = choose_route(s, x);
+    if (r != NULL) r->run(s, x);
 }
 
 /* ---- logs ----------------------------------------------------------------------------------------------------------------------- */
@@ -512,50 +291,53 @@ static void on_request(void *arg, sv_exchange *x)
 /* What one line of the log says. */
 typedef struct request_line {
     const sv_exchange *exchange;
-    const ticket *ticket; /* or NULL: no scores were asked for */
     int status;
     double total_ms;
 } request_line;
 
+/* The trace id of a W3C traceparent header, 32 hexadecimal digits; NULL: there is none. */
+static const char *trace_id(const sv_exchange *x)
+{
+    const char *value = sv_header(x, "traceparent");
+    if (value == NULL || strlen(value) < 55 || strspn(value, "0123456789abcdef") != 2 || value[2] != '-' ||
+        strspn(value + 3, "0123456789abcdef") != 32 || value[35] != '-')
+        return NULL;
+    return strspn(value + 3, "0") >= 32 ? NULL : value + 3;
+}
+
 static void write_request_line(qr_json_out *json, const void *arg)
 {
     const request_line *line = arg;
-    const ticket *t = line->ticket;
+    const char *trace = trace_id(line->exchange);
     qr_out_string(json, "request_id", line->exchange->id);
+    if (trace != NULL) qr_out_text(json, "trace_id", trace, 32);
     qr_out_string(json, "method", line->exchange->method);
     qr_out_string(json, "path", line->exchange->path);
     qr_out_int(json, "status", (uint64_t) line->status);
     qr_out_real(json, "total_ms", line->total_ms, 6);
-    if (t == NULL || t->scored == 0) return;
-    qr_out_string(json, "dialect", t->dialect->name);
-    qr_out_string(json, "model", model_name(t));
-    qr_out_int(json, "documents", t->request.n_documents);
-    qr_out_int(json, "tokens", t->prompt_tokens);
-    qr_out_int(json, "truncated", t->n_truncated);
-    qr_out_real(json, "inference_ms", (t->scored - t->read_done) * 1e3, 6);
+    if (line->exchange->user != NULL) sv_rerank_write_fields(json, line->exchange->user);
 }
 
 static void log_request(const sv_server *s, const request_line *line)
 {
     char text[600];
-    const ticket *t = line->ticket;
-    int n = snprintf(text, sizeof text, "%.16s %s %d %.1f ms", line->exchange->method, qr_label_of(line->exchange->path).text, line->status,
-                     line->total_ms);
-    if (t != NULL && t->scored > 0)
-        n += snprintf(text + n, sizeof text - (size_t) n, ", %s, %zu documents, %llu tokens, inference %.1f ms", t->dialect->name,
-                      t->request.n_documents, (unsigned long long) t->prompt_tokens, (t->scored - t->read_done) * 1e3);
-    snprintf(text + n, sizeof text - (size_t) n, " [%s]", line->exchange->id);
-    sv_log_event(s->options.log, line->status >= 500 ? QR_LOG_WARN : QR_LOG_INFO, "request", text, write_request_line, line);
+    const sv_exchange *x = line->exchange;
+    int n = snprintf(text, sizeof text, "%.16s %s %d %.1f ms", x->method, qr_label_of(x->path).text, line->status, line->total_ms);
+    if (x->user != NULL) n += sv_rerank_describe(x->user, text + n, sizeof text - (size_t) n);
+    snprintf(text + n, sizeof text - (size_t) n, " [%s]", x->id);
+    /* Probes come every few seconds, and the page asks for the counters. */
+    int is_probe = x->user == NULL && line->status < 400;
+    qr_log_level level = line->status >= 500 ? QR_LOG_WARN : is_probe ? QR_LOG_DEBUG : QR_LOG_INFO;
+    sv_log_event(s->options.log, level, "request", text, write_request_line, line);
 }
 
 static void on_finished(void *arg, const sv_exchange *x, int status)
 {
     sv_server *s = arg;
-    ticket *t = x->user;
     double total = qr_now() - x->begin;
     sv_metrics_finished(&s->metrics, status, total);
-    if (s->options.log != NULL) log_request(s, &(request_line){x, t, status, total * 1e3});
-    if (t != NULL) free_ticket(t);
+    if (s->options.log != NULL) log_request(s, &(request_line){x, status, total * 1e3});
+    if (x->user != NULL) sv_rerank_free(x->user);
 }
 
 static void on_log(void *arg, qr_log_level level, const char *message)
@@ -579,6 +361,12 @@ qr_status sv_server_open(sv_server **out, const sv_server_options *options, qr_e
     if (o->max_waiting == 0) o->max_waiting = 512;
     if (o->request_timeout_s == 0) o->request_timeout_s = 300;
     s->start = time(NULL);
+    s->models = qr_calloc(o->n_models, sizeof *s->models);
+    if (s->models == NULL) {
+        qr_free(s);
+        return qr_fail(err, QR_E_MEMORY, "no memory for %zu models", o->n_models);
+    }
+    for (size_t i = 0; i < o->n_models; i++) s->models[i].name = o->models[i];
     sv_metrics_init(&s->metrics);
     qr_status status = QR_OK;
     if (o->n_api_keys > 0) {
@@ -610,7 +398,7 @@ qr_status sv_server_open(sv_server **out, const sv_server_options *options, qr_e
     return QR_OK;
 }
 
-void sv_server_set_engine(sv_server *s, qr_engine *engine) { s->engine = engine; }
+void sv_server_set_engine(sv_server *s, size_t model, qr_engine *engine) { s->models[model].engine = engine; }
 
 size_t sv_server_drain(sv_server *s, double seconds)
 {
@@ -625,6 +413,7 @@ void sv_server_close(sv_server *s)
     sv_pool_close(s->pool);
     sv_metrics_deinit(&s->metrics);
     qr_free(s->keys);
+    qr_free(s->models);
     qr_free(s);
 }
 

@@ -19,10 +19,8 @@
 
 #include <string.h>
 
-static const char canonical_prefix[] =
-    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
-    "provided. Note that the answer can only be \"yes\" or \"no\".<|im_end|>\n<|im_start|>user\n";
-static const char canonical_suffix[] = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n";
+static const char canonical_prefix[] = QR_PROMPT_PREFIX;
+static const char canonical_suffix[] = QR_PROMPT_SUFFIX;
 static const char canonical_query[] = "<Instruct>: {instruction}\n<Query>: {query}\n";
 static const char canonical_document[] = "<Document>: {document}";
 static const char default_instruction[] = "Given a web search query, retrieve relevant passages that answer the query";
@@ -297,15 +295,48 @@ static qr_status encode_pieces(builder *b, size_t from, size_t to, size_t limit,
     return QR_OK;
 }
 
+/* Says how long a document is that may not be cut. */
+static qr_status fail_long(builder *b, size_t from, size_t budget, qr_ids *ids, qr_error *err)
+{
+    int cut, replaced;
+    size_t n_before = ids->n;
+    qr_status status = encode_pieces(b, from, b->prompt->n_pieces, SIZE_MAX, ids, &replaced, &cut, err);
+    size_t found = ids->n - n_before;
+    ids->n = n_before;
+    if (status != QR_OK) return status;
+    return qr_fail(err, QR_E_TOO_LONG,
+                   "expected at most %zu tokens beside the query's and the prompt's, found %zu; it may not be truncated", budget, found);
+}
+
+/* As encode_document, but what is cut is the document's beginning. */
+static qr_status keep_end(builder *b, size_t from, size_t budget, qr_ids *ids, size_t n_before, qr_error *err)
+{
+    const qr_prompt *prompt = b->prompt;
+    int cut, replaced;
+    ids->n = n_before;
+    qr_status status = encode_pieces(b, from, prompt->document, SIZE_MAX, ids, &replaced, &cut, err);
+    size_t n_lead = ids->n - n_before;
+    ids->n = n_before;
+    if (status == QR_OK) status = encode_pieces(b, from, prompt->n_pieces, SIZE_MAX, ids, &replaced, &cut, err);
+    if (status != QR_OK) return status;
+    size_t n_kept = budget - n_lead, n = ids->n - n_before;
+    memmove(ids->id + n_before + n_lead, ids->id + n_before + n - n_kept, n_kept * sizeof *ids->id);
+    ids->n = n_before + budget;
+    return QR_OK;
+}
+
 /* Appends a document's own ids without the suffix: the body from `from` on, at most `budget` ids. Only the document is ever cut. */
-static qr_status encode_document(builder *b, size_t from, size_t budget, qr_ids *ids, uint32_t *flags, qr_error *err)
+static qr_status encode_document(builder *b, size_t from, size_t budget, qr_truncation truncation, qr_ids *ids, uint32_t *flags,
+                                 qr_error *err)
 {
     const qr_prompt *prompt = b->prompt;
     size_t n_before = ids->n;
     int cut = 0, replaced = 0;
     qr_status status = encode_pieces(b, from, prompt->n_pieces, budget, ids, &replaced, &cut, err);
+    if (status == QR_OK && cut && truncation == QR_TRUNCATE_NEVER) return fail_long(b, from, budget, ids, err);
     if (status == QR_OK && cut) {
         *flags |= QR_RESULT_TRUNCATED;
+        if (truncation == QR_TRUNCATE_START) return keep_end(b, from, budget, ids, n_before, err);
         if (b->end.n > 0) {
             ids->n = n_before;
             status = encode_pieces(b, from, prompt->document + 1, budget - b->end.n, ids, &replaced, &cut, err);
@@ -370,11 +401,20 @@ static qr_status build(builder *b, const qr_query *query, size_t max_length, qr_
     status = append_ids(&out->ids, prompt->prefix.id, prompt->prefix.n, err);
     if (status == QR_OK && prompt->tail) status = append_ids(&out->ids, b->head.id, b->head.n, err);
     size_t budget = max_length - out->ids.n - prompt->suffix.n;
+    if (query->max_document_tokens > 0 && query->max_document_tokens < budget) {
+        b->fields[DOCUMENT] = (qr_text){"", 0};
+        size_t n_before = out->ids.n;
+        if (status == QR_OK) status = encode_pieces(b, prompt->tail, prompt->n_pieces, SIZE_MAX, &out->ids, &replaced, &cut, err);
+        size_t n_template = out->ids.n - n_before;
+        out->ids.n = n_before;
+        if (query->max_document_tokens < budget - n_template) budget = n_template + query->max_document_tokens;
+    }
     out->n_shared = out->start[0] = out->ids.n;
     for (size_t d = 0; d < query->n_documents && status == QR_OK; d++) {
         b->fields[DOCUMENT] = query->documents[d];
         out->flags[d] = replaced ? QR_RESULT_REPLACED : 0;
-        status = encode_document(b, prompt->tail, budget, &out->ids, &out->flags[d], err);
+        status = encode_document(b, prompt->tail, budget, query->truncation, &out->ids, &out->flags[d], err);
+        if (status == QR_E_TOO_LONG) return qr_fail_prefix(err, status, "document %zu", d);
         if (status == QR_OK) status = append_ids(&out->ids, prompt->suffix.id, prompt->suffix.n, err);
         if (status == QR_OK && out->ids.n == out->start[d]) status = qr_fail(err, QR_E_INPUT, "document %zu: its prompt has no tokens", d);
         out->start[d + 1] = out->ids.n;

@@ -9,6 +9,12 @@
 
 #include "text/tokenizer.h"
 
+/* What the models were trained with (Qwen3-Reranker's model card). */
+#define QR_PROMPT_PREFIX                                                                                                                   \
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "                           \
+    "provided. Note that the answer can only be \"yes\" or \"no\".<|im_end|>\n<|im_start|>user\n"
+#define QR_PROMPT_SUFFIX "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+
 typedef struct qr_prompt qr_prompt;
 
 /* Uses the prompt fields of `options` (NULL fields: canonical). The tokenizer is borrowed for the prompt's life. Checks that the yes and
@@ -31,7 +37,8 @@ typedef struct qr_prompt_ids {
 } qr_prompt_ids;
 
 /* Builds all prompts of `query`. max_length, or query->max_length if that is lower and not 0, limits the whole prompt in tokens: the
- * document is cut from the right, nothing else ever is. A prefix, head and suffix that alone exceed it: E_TOO_LONG naming both lengths. */
+ * document is cut, as query->truncation and query->max_document_tokens say, nothing else ever is. A prefix, head and suffix that alone
+ * exceed it: E_TOO_LONG naming both lengths. */
 qr_status qr_prompt_build(const qr_prompt *prompt, const qr_query *query, size_t max_length, qr_prompt_ids *out, qr_error *err);
 void qr_prompt_ids_deinit(qr_prompt_ids *ids);
 

@@ -13,6 +13,7 @@ class Options(c.Structure):
         ("max_batch_tokens", c.c_size_t), ("prefix_cache_bytes", c.c_size_t), ("instruction", c.c_char_p), ("prefix", c.c_char_p),
         ("suffix", c.c_char_p), ("query_template", c.c_char_p), ("document_template", c.c_char_p), ("yes_token", c.c_char_p),
         ("no_token", c.c_char_p), ("log", c.c_void_p), ("log_arg", c.c_void_p), ("warm_up", c.c_int),
+        ("result_cache_bytes", c.c_size_t), ("memory_limit", c.c_size_t),
     ]  # fmt: skip
 
 
@@ -23,7 +24,7 @@ class Text(c.Structure):
 class Query(c.Structure):
     _fields_ = [
         ("query", Text), ("instruction", c.POINTER(Text)), ("documents", c.POINTER(Text)), ("n_documents", c.c_size_t),
-        ("max_length", c.c_size_t),
+        ("max_length", c.c_size_t), ("max_document_tokens", c.c_size_t), ("truncation", c.c_int),
     ]  # fmt: skip
 
 
@@ -35,7 +36,7 @@ class Result(c.Structure):
 
 
 class Call(c.Structure):
-    _fields_ = [("progress", c.c_void_p), ("progress_arg", c.c_void_p), ("cancel", c.c_void_p), ("want_ids_sha256", c.c_int), ("timeout_seconds", c.c_double)]  # fmt: skip
+    _fields_ = [("progress", c.c_void_p), ("progress_arg", c.c_void_p), ("cancel", c.c_void_p), ("want_ids_sha256", c.c_int), ("timeout_seconds", c.c_double), ("timing", c.c_void_p)]  # fmt: skip
 
 
 DTYPE_F32 = 1

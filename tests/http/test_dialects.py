@@ -20,7 +20,7 @@ def ranks(items, key="relevance_score"):
 
 
 @pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank", "/v1/rerank/", "/reranking", "/v1/reranking", "/api/v1/rerank",
-                                  "/api/rerank", "/v1/v1/rerank", "/v1/v2/rerank", "/invocations", "/"])
+                                  "/compatible-api/v1/reranks", "/v1/v1/rerank", "/v1/v2/rerank", "/invocations", "/"])
 def test_results_on_every_path(server, path):
     answer = server.post(path, {"model": "m", "query": QUERY, "documents": DOCUMENTS})
     assert answer.status == 200 and answer.headers["Content-Type"] == "application/json"
@@ -159,6 +159,92 @@ def test_questions_about_the_server(server):
     assert server.get("/v1/models/any").json()["model_type"] == "rerank"
     assert server.get("/v1/config").json()["backend"] == "cpu"
     assert server.request("HEAD", "/health").status == 200
-    assert server.get("/v1/rerank").status == 405 and server.get("/v1/rerank").headers["Allow"] == "POST"
+    assert server.get("/v1/rerank").status == 405 and server.get("/v1/rerank").headers["Allow"] == "POST, OPTIONS"
     assert server.get("/nothing/here").status == 404 and "/v1/rerank" in server.get("/nothing/here").json()["message"]
     assert server.request("DELETE", "/health").status == 405
+
+
+@pytest.mark.parametrize("path", ["/v1/ranking", "/reranking", "/v1/rerank"])
+def test_nim(server, path):
+    body = {"model": "m", "query": {"text": QUERY}, "passages": [{"text": d} for d in DOCUMENTS], "truncate": "END"}
+    answer = server.post(path, body).json()
+    assert [item["index"] for item in answer["rankings"]] == [i for i, _ in expected()]
+    logits = [item["logit"] for item in answer["rankings"]]
+    assert logits == sorted(logits, reverse=True) and min(logits) < 0
+    assert len(server.post(path, body | {"top_n": 1}).json()["rankings"]) == 1
+
+
+def test_dashscope(server):
+    path = "/api/v1/services/rerank/text-rerank/text-rerank"
+    body = {"model": "m", "input": {"query": QUERY, "documents": DOCUMENTS}, "parameters": {"top_n": 2, "return_documents": True}}
+    answer = server.post(path, body).json()
+    assert ranks(answer["output"]["results"]) == expected()[:2]
+    assert [item["document"]["text"] for item in answer["output"]["results"]] == [DOCUMENTS[i] for i, _ in expected()[:2]]
+    assert answer["usage"]["total_tokens"] > 0 and answer["request_id"]
+    error = server.post(path, {"input": {"query": QUERY}})
+    assert error.status == 400 and error.json()["code"] == "InvalidParameter" and "documents" in error.json()["message"]
+
+
+def test_ollama(server):
+    answer = server.post("/api/rerank", {"model": "m", "query": QUERY, "documents": DOCUMENTS, "return_documents": True}).json()
+    assert ranks(answer["results"]) == expected()
+    assert [item["document"] for item in answer["results"]] == [DOCUMENTS[i] for i, _ in expected()]
+    assert "document" not in server.post("/api/rerank", {"query": QUERY, "documents": DOCUMENTS}).json()["results"][0]
+
+
+LONG = "Beijing is the capital of China. " * 300
+PREFIX = ('<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct provided. '
+          'Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n')
+SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+
+
+def test_long_documents_are_cut_unless_forbidden(server):
+    body = {"query": QUERY, "documents": ["short", LONG], "max_length": 200}
+    cut = server.post("/v1/rerank", body)
+    assert cut.status == 200 and cut.headers["X-Truncated-Documents"] == "1" and cut.json()["meta"]["warnings"]
+    assert ranks(cut.json()["results"]) == expected(documents=["short", LONG], max_length=200)
+    for extra, status in [({"truncation": False}, 400), ({"truncate": False}, 400), ({"truncate": "NONE"}, 400)]:
+        refused = server.post("/v1/rerank", body | extra)
+        assert refused.status == status and "document 1: expected at most" in refused.json()["message"], refused.body
+    tei = server.post("/rerank", {"query": QUERY, "texts": ["short", LONG], "truncate": False, "max_length": 200})
+    assert tei.status == 422 and tei.json()["error_type"] == "Validation"
+    assert server.post("/v1/rerank", body | {"truncation": False, "documents": ["short"]}).status == 200
+    start = server.post("/v1/rerank", {"query": QUERY, "documents": [LONG + "Paris"], "max_length": 200, "truncation_side": "left"}).json()
+    end = server.post("/v1/rerank", {"query": QUERY, "documents": [LONG + "Paris"], "max_length": 200}).json()
+    assert start["usage"] == end["usage"] and start["results"] != end["results"]
+    assert server.post("/v1/rerank", body | {"truncation_side": "up"}).status == 400
+
+
+def test_limit_on_each_document(server):
+    def ask(**extra):
+        return server.post("/v1/rerank", {"query": QUERY, "documents": [LONG]} | extra).json()
+
+    few, many, all_ = ask(max_tokens_per_doc=20), ask(max_tokens_per_doc=21), ask(max_tokens_per_doc=1000000)
+    assert many["usage"]["total_tokens"] == few["usage"]["total_tokens"] + 1
+    assert all_["results"] == ask()["results"] == ask(max_tokens_per_doc=0, truncate_prompt_tokens=-1)["results"]
+    assert ask(truncate_prompt_tokens=150)["usage"]["total_tokens"] == 150
+
+
+def test_wrapped_texts_are_unwrapped(server):
+    query = f"{PREFIX}<Instruct>: Find cities\n<Query>: {QUERY}\n"
+    body = {"query": query, "documents": [f"<Document>: {d}{SUFFIX}" for d in DOCUMENTS]}
+    want = expected(instruction="Find cities")
+    assert ranks(server.post("/v1/rerank", body).json()["results"]) == want
+    assert ranks(server.post("/v1/rerank", body | {"template": "never"}).json()["results"]) == want
+    assert ranks(server.post("/v1/rerank", body | {"template": "always"}).json()["results"]) == expected(query, body["documents"])
+    scores = server.post("/v1/score", {"text_1": query, "text_2": body["documents"]}).json()["data"]
+    assert [item["score"] for item in scores] == [score for _, score in sorted(want)]
+    plain = server.post("/v1/rerank", {"query": QUERY, "documents": DOCUMENTS, "template": "never"})
+    assert plain.status == 400 and "template" in plain.json()["message"]
+
+
+def test_tokenize(server):
+    tei = server.post("/tokenize", {"inputs": ["Beijing is", "a"], "add_special_tokens": True}).json()
+    assert "".join(token["text"] for token in tei[0]) == "Beijing is" and len(tei) == 2
+    assert tei[0][-1]["stop"] == 10 and not any(token["special"] for token in tei[0])
+    ids = [token["id"] for token in tei[0]]
+    assert server.post("/tokenize", {"content": "Beijing is"}).json() == {"tokens": ids}
+    assert server.post("/tokenize", {"content": "Beijing is", "with_pieces": True}).json()["tokens"][0] == {"id": ids[0], "piece": tei[0][0]["text"]}
+    vllm = server.post("/v1/tokenize", {"model": "m", "prompt": "Beijing is"}).json()
+    assert vllm["tokens"] == ids and vllm["count"] == len(ids) and vllm["max_model_len"] > 0
+    assert server.post("/tokenize", {"inputs": [1]}).status == server.post("/tokenize", {}).status == 400

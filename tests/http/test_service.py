@@ -186,3 +186,114 @@ def test_unix_socket(tmp_path):
         process.terminate()
         process.stderr.read()
     assert process.returncode == 0 and not path.exists()
+
+
+def events(answer):
+    """The (event, data) of a stream of server-sent events."""
+    assert answer.status == 200 and answer.headers["Content-Type"] == "text/event-stream"
+    blocks = [dict(line.split(": ", 1) for line in block.split("\n")) for block in answer.body.decode().split("\n\n") if block]
+    return [(block["event"], json.loads(block["data"])) for block in blocks]
+
+
+STREAM = {"Accept": "text/event-stream"}
+
+
+def test_streams(server):
+    body = {"query": "fox", "documents": [f"The fox number {i % 90}" for i in range(100)] + ["The fox number 1"], "top_n": 3}
+    *progress, (last, final) = events(server.post("/v1/rerank", body, headers=STREAM))
+    assert last == "result" and final["results"] == server.post("/v1/rerank", body).json()["results"]
+    told = [item for name, data in progress for item in data["results"]]
+    assert {name for name, _ in progress} == {"progress"} and sorted(item["index"] for item in told) == list(range(101))
+    assert progress[-1][1]["done"] == progress[-1][1]["total"] == 101
+    best = max(told, key=lambda item: (item["score"], -item["index"]))
+    assert best["index"] == final["results"][0]["index"] and best["score"] == final["results"][0]["score"] and best["tokens"] > 50
+    assert events(server.post("/rerank", {"query": "fox", "texts": ["a"]}, headers=STREAM))[-1][1][0]["index"] == 0
+    assert server.post("/v1/rerank", {"query": "fox"}, headers=STREAM).status == 400
+
+
+def test_streams_end_with_an_error(start):
+    server = start("--request-timeout", "1", "--max-batch-tokens", "512")
+    *progress, (last, error) = events(server.post("/v1/rerank", HUGE, headers=STREAM))
+    assert progress and last == "error" and "time was up" in error["message"] and error["error"]["code"] == 504
+    assert server.metric("requests_in_flight") == 0
+
+
+def test_a_stream_nobody_reads_is_given_up(start):
+    server = start("--max-batch-tokens", "512")
+    body = json.dumps(HUGE).encode()
+    with server.connect() as s:
+        s.sendall(b"POST /v1/rerank HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        assert b" 200 OK" in s.recv(100)
+    server.wait_for(lambda: server.metric("requests_in_flight") == 0, "the request's end")
+    assert server.metric("documents_total") == 0
+    code, log = server.stop()
+    assert code == 0 and 499 in [entry.get("status") for entry in log]
+
+
+def test_pages_of_other_origins(start):
+    server = start("--cors-origin", "https://good.example")
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    good = server.request("OPTIONS", "/v1/rerank", headers=asked | {"Origin": "https://good.example"})
+    assert good.status == 204 and good.headers["Access-Control-Allow-Origin"] == "https://good.example"
+    assert "Authorization" in good.headers["Access-Control-Allow-Headers"] and "Origin" in good.headers["Vary"]
+    assert server.get("/health", headers={"Origin": "https://good.example"}).headers["Access-Control-Allow-Origin"] == "https://good.example"
+    assert "Access-Control-Allow-Origin" not in server.get("/health", headers={"Origin": "https://bad.example"}).headers
+
+
+def test_encodings_and_traces(start):
+    server = start()
+    body = json.dumps({"query": "q", "documents": ["a"]})
+    refused = server.post("/v1/rerank", body, headers={"Content-Encoding": "gzip"})
+    assert refused.status == 415 and "Content-Encoding" in refused.json()["message"]
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    assert server.post("/v1/rerank", body, headers={"Content-Encoding": "identity", "traceparent": f"00-{trace}-00f067aa0ba902b7-01"}).status == 200
+    assert server.post("/v1/rerank", body, headers={"traceparent": "00-zz"}).status == 200
+    _, log = server.stop()
+    assert [entry.get("trace_id") for entry in log if entry["event"] == "request" and entry["status"] == 200] == [trace, None]
+
+
+def test_timing_headers(server):
+    answer = server.post("/rerank", {"query": "q", "texts": ["aä", "b"]})
+    assert answer.headers["x-compute-characters"] == "3" and int(answer.headers["x-compute-tokens"]) > 100
+    for name in ("x-total-time", "x-compute-time", "x-tokenization-time", "x-queue-time", "x-inference-time"):
+        assert int(answer.headers[name]) >= 0
+    names = [part.split(";")[0] for part in answer.headers["Server-Timing"].split(", ")]
+    assert names == ["read", "tokenize", "queue", "inference", "total"]
+
+
+def test_limits_on_characters(start):
+    server = start("--max-query-chars", "5", "--max-document-chars", "7")
+    long = server.post("/v1/rerank", {"query": "123456", "documents": ["a"]})
+    assert long.status == 400 and "at most 5 characters" in long.json()["message"]
+    cut = server.post("/v1/rerank", {"query": "ääää", "documents": ["äbcdefgh", "äbcdefg"]})
+    assert cut.status == 200 and cut.headers["X-Truncated-Documents"] == "1" and len(set(scores(cut))) == 1
+    assert server.post("/v1/rerank", {"query": "q", "documents": ["a", "12345678"], "truncation": False}).status == 400
+
+
+def test_results_as_data_and_documents_by_default(start):
+    server = start("--mirror-data", "--return-documents")
+    answer = server.post("/v1/rerank", {"query": "q", "documents": ["a", "b"]}).json()
+    assert [(d["index"], d["relevance_score"]) for d in answer["data"]] == [(r["index"], r["relevance_score"]) for r in answer["results"]]
+    assert answer["results"][0]["document"] and "document" not in server.post(
+        "/v1/rerank", {"query": "q", "documents": ["a"], "return_documents": False}).json()["results"][0]
+
+
+def test_cached_results(start):
+    server = start("--result-cache", "1")
+    body = {"query": "q", "documents": [f"text {i}" for i in range(30)]}
+    first, second = server.post("/v1/rerank", body).json(), server.post("/v1/rerank", body).json()
+    assert first["results"] == second["results"]
+    assert server.metric("result_cache_hits_total") == server.metric("result_cache_misses_total") == 30
+
+
+def test_metrics_behind_a_key(start):
+    server = start("--api-key", "k", "--protect-metrics")
+    assert server.get("/metrics").status == 401 and server.get("/metrics", headers={"Authorization": "Bearer k"}).status == 200
+
+
+def test_texts_are_logged_only_if_asked_for(start):
+    server = start("--log-texts")
+    server.post("/v1/rerank", {"query": "secret question", "documents": ["secret text"]})
+    _, log = server.stop()
+    line = next(entry for entry in log if entry["event"] == "request" and entry["path"] == "/v1/rerank")
+    assert line["queries"] == ["secret question"] and line["texts"] == ["secret text"]

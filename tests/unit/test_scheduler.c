@@ -151,7 +151,7 @@ static qr_scheduler *start(int open)
     qr_backend_cfg cfg = {.max_batch_tokens = BATCH_TOKENS};
     qr_scheduler *s;
     qr_error err = {0};
-    if (qr_scheduler_open(&s, &fake, &cfg, 0, &err) != QR_OK) fail_msg("%s", err.msg);
+    if (qr_scheduler_open(&s, &fake, &cfg, 0, 0, &err) != QR_OK) fail_msg("%s", err.msg);
     return s;
 }
 

@@ -1,0 +1,33 @@
+/* Ollama-style, told by its path /api/rerank: as `results`, but a document that comes back is a plain string.
+ *
+ * {"model", "query", "documents": [...], "top_n"?} -> {"model", "results": [{"index", "relevance_score", "document"?: string}]}
+ */
+#include "server/dialect.h"
+
+#include <string.h>
+
+static int matches(const char *path, const json_t *body) { return strcmp(path, "/api/rerank") == 0 && sv_field(body, "documents") != NULL; }
+
+static void write(qr_json_out *json, const sv_request *r, const sv_outcome *o)
+{
+    qr_out_open(json, NULL, '{');
+    qr_out_string(json, "model", o->model);
+    qr_out_open(json, "results", '[');
+    for (size_t i = 0; i < o->n_shown; i++) {
+        qr_text text = r->documents[o->order[i]];
+        qr_out_open(json, NULL, '{');
+        qr_out_int(json, "index", o->order[i]);
+        sv_write_score(json, "relevance_score", r, &o->results[o->order[i]]);
+        sv_write_score(json, "score", r, &o->results[o->order[i]]);
+        if (r->return_documents) qr_out_text(json, "document", text.data, text.len);
+        qr_out_close(json, '}');
+    }
+    qr_out_close(json, ']');
+    qr_out_open(json, "usage", '{');
+    qr_out_int(json, "prompt_tokens", o->prompt_tokens);
+    qr_out_int(json, "total_tokens", o->prompt_tokens);
+    qr_out_close(json, '}');
+    qr_out_close(json, '}');
+}
+
+const sv_dialect sv_dialect_ollama = {"ollama", matches, sv_read_results, write, sv_write_error, NULL, 0};
