@@ -4,7 +4,7 @@ _qwen_rerank()
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "serve rank score tokenize inspect doctor completion version help" -- "$cur"))
+        COMPREPLY=($(compgen -W "serve rank score tokenize inspect config doctor completion version help" -- "$cur"))
         return
     fi
     case ${COMP_WORDS[1]} in
@@ -13,25 +13,44 @@ _qwen_rerank()
         --host) return ;;
         --port|-p) return ;;
         --api-key) return ;;
+        --cors-origin) return ;;
         --served-name) return ;;
         --url-prefix) return ;;
         --max-documents) return ;;
+        --max-query-chars) return ;;
+        --max-document-chars) return ;;
         --max-body) return ;;
         --max-waiting) return ;;
         --request-timeout) return ;;
         --drain-timeout) return ;;
+        --result-cache) return ;;
         --log-format) COMPREPLY=($(compgen -W "text json" -- "$cur")); return ;;
-        --model|-m) COMPREPLY=($(compgen -d -- "$cur")); return ;;
+        --model|-m) return ;;
+        --profile) return ;;
         --instruction|-i) return ;;
         --max-length) return ;;
         --backend) return ;;
-        --dtype) COMPREPLY=($(compgen -W "auto f32 bf16" -- "$cur")); return ;;
+        --dtype) COMPREPLY=($(compgen -W "auto f32 bf16 f16 int8" -- "$cur")); return ;;
         --threads) return ;;
         --max-batch-tokens) return ;;
+        --batch-size) return ;;
+        --max-concurrent) return ;;
+        --prefix-cache) return ;;
+        --memory-limit) return ;;
+        --prompt-prefix) return ;;
+        --prompt-suffix) return ;;
+        --query-template) return ;;
+        --document-template) return ;;
+        --yes-token) return ;;
+        --no-token) return ;;
+        --device) return ;;
+        --tensor-parallel) return ;;
+        --gpu-memory) return ;;
+        --max-model-len) return ;;
         --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
         esac
         case $cur in
-        -*) COMPREPLY=($(compgen -W "--host --port --unix-socket --api-key --api-key-file --served-name --url-prefix --max-documents --max-body --max-waiting --request-timeout --drain-timeout --log-format --tls-cert --tls-key --model --instruction --max-length --backend --dtype --threads --max-batch-tokens --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        -*) COMPREPLY=($(compgen -W "--host --port --unix-socket --api-key --api-key-file --protect-metrics --cors-origin --served-name --url-prefix --max-documents --max-query-chars --max-document-chars --max-body --max-waiting --request-timeout --drain-timeout --result-cache --warm-up --return-documents --mirror-data --log-format --log-texts --tls-cert --tls-key --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --mlx-compile --tensor-parallel --gpu-memory --prefix-caching --max-model-len --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
         ;;
     rank)
@@ -41,37 +60,67 @@ _qwen_rerank()
         --input) COMPREPLY=($(compgen -W "auto text lines jsonl" -- "$cur")); return ;;
         --format|-f) COMPREPLY=($(compgen -W "table json jsonl" -- "$cur")); return ;;
         --color) COMPREPLY=($(compgen -W "auto always never" -- "$cur")); return ;;
-        --model|-m) COMPREPLY=($(compgen -d -- "$cur")); return ;;
+        --model|-m) return ;;
+        --profile) return ;;
         --instruction|-i) return ;;
         --max-length) return ;;
         --backend) return ;;
-        --dtype) COMPREPLY=($(compgen -W "auto f32 bf16" -- "$cur")); return ;;
+        --dtype) COMPREPLY=($(compgen -W "auto f32 bf16 f16 int8" -- "$cur")); return ;;
         --threads) return ;;
         --max-batch-tokens) return ;;
+        --batch-size) return ;;
+        --max-concurrent) return ;;
+        --prefix-cache) return ;;
+        --memory-limit) return ;;
+        --prompt-prefix) return ;;
+        --prompt-suffix) return ;;
+        --query-template) return ;;
+        --document-template) return ;;
+        --yes-token) return ;;
+        --no-token) return ;;
+        --device) return ;;
+        --tensor-parallel) return ;;
+        --gpu-memory) return ;;
+        --max-model-len) return ;;
         --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
         esac
         case $cur in
-        -*) COMPREPLY=($(compgen -W "--top-n --doc --input --lines --format --json --jsonl --text --raw --explain --color --model --instruction --max-length --backend --dtype --threads --max-batch-tokens --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        -*) COMPREPLY=($(compgen -W "--top-n --doc --input --lines --format --json --jsonl --text --raw --explain --color --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --mlx-compile --tensor-parallel --gpu-memory --prefix-caching --max-model-len --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
         ;;
     score)
         case $prev in
-        --model|-m) COMPREPLY=($(compgen -d -- "$cur")); return ;;
+        --model|-m) return ;;
+        --profile) return ;;
         --instruction|-i) return ;;
         --max-length) return ;;
         --backend) return ;;
-        --dtype) COMPREPLY=($(compgen -W "auto f32 bf16" -- "$cur")); return ;;
+        --dtype) COMPREPLY=($(compgen -W "auto f32 bf16 f16 int8" -- "$cur")); return ;;
         --threads) return ;;
         --max-batch-tokens) return ;;
+        --batch-size) return ;;
+        --max-concurrent) return ;;
+        --prefix-cache) return ;;
+        --memory-limit) return ;;
+        --prompt-prefix) return ;;
+        --prompt-suffix) return ;;
+        --query-template) return ;;
+        --document-template) return ;;
+        --yes-token) return ;;
+        --no-token) return ;;
+        --device) return ;;
+        --tensor-parallel) return ;;
+        --gpu-memory) return ;;
+        --max-model-len) return ;;
         --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
         esac
         case $cur in
-        -*) COMPREPLY=($(compgen -W "--logits --model --instruction --max-length --backend --dtype --threads --max-batch-tokens --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        -*) COMPREPLY=($(compgen -W "--logits --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --mlx-compile --tensor-parallel --gpu-memory --prefix-caching --max-model-len --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
         ;;
     tokenize)
         case $prev in
-        --model|-m) COMPREPLY=($(compgen -d -- "$cur")); return ;;
+        --model|-m) return ;;
         --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
         esac
         case $cur in
@@ -80,26 +129,86 @@ _qwen_rerank()
         ;;
     inspect)
         case $prev in
-        --model|-m) COMPREPLY=($(compgen -d -- "$cur")); return ;;
+        --model|-m) return ;;
         --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
         esac
         case $cur in
         -*) COMPREPLY=($(compgen -W "--tensors --json --model --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
         ;;
-    doctor)
+    config)
         case $prev in
-        --model|-m) COMPREPLY=($(compgen -d -- "$cur")); return ;;
+        --host) return ;;
+        --port|-p) return ;;
+        --api-key) return ;;
+        --cors-origin) return ;;
+        --served-name) return ;;
+        --url-prefix) return ;;
+        --max-documents) return ;;
+        --max-query-chars) return ;;
+        --max-document-chars) return ;;
+        --max-body) return ;;
+        --max-waiting) return ;;
+        --request-timeout) return ;;
+        --drain-timeout) return ;;
+        --result-cache) return ;;
+        --log-format) COMPREPLY=($(compgen -W "text json" -- "$cur")); return ;;
+        --model|-m) return ;;
+        --profile) return ;;
         --instruction|-i) return ;;
         --max-length) return ;;
         --backend) return ;;
-        --dtype) COMPREPLY=($(compgen -W "auto f32 bf16" -- "$cur")); return ;;
+        --dtype) COMPREPLY=($(compgen -W "auto f32 bf16 f16 int8" -- "$cur")); return ;;
         --threads) return ;;
         --max-batch-tokens) return ;;
+        --batch-size) return ;;
+        --max-concurrent) return ;;
+        --prefix-cache) return ;;
+        --memory-limit) return ;;
+        --prompt-prefix) return ;;
+        --prompt-suffix) return ;;
+        --query-template) return ;;
+        --document-template) return ;;
+        --yes-token) return ;;
+        --no-token) return ;;
+        --device) return ;;
+        --tensor-parallel) return ;;
+        --gpu-memory) return ;;
+        --max-model-len) return ;;
         --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
         esac
         case $cur in
-        -*) COMPREPLY=($(compgen -W "--json --model --instruction --max-length --backend --dtype --threads --max-batch-tokens --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        -*) COMPREPLY=($(compgen -W "--json --host --port --unix-socket --api-key --api-key-file --protect-metrics --cors-origin --served-name --url-prefix --max-documents --max-query-chars --max-document-chars --max-body --max-waiting --request-timeout --drain-timeout --result-cache --warm-up --return-documents --mirror-data --log-format --log-texts --tls-cert --tls-key --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --mlx-compile --tensor-parallel --gpu-memory --prefix-caching --max-model-len --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        esac
+        ;;
+    doctor)
+        case $prev in
+        --model|-m) return ;;
+        --profile) return ;;
+        --instruction|-i) return ;;
+        --max-length) return ;;
+        --backend) return ;;
+        --dtype) COMPREPLY=($(compgen -W "auto f32 bf16 f16 int8" -- "$cur")); return ;;
+        --threads) return ;;
+        --max-batch-tokens) return ;;
+        --batch-size) return ;;
+        --max-concurrent) return ;;
+        --prefix-cache) return ;;
+        --memory-limit) return ;;
+        --prompt-prefix) return ;;
+        --prompt-suffix) return ;;
+        --query-template) return ;;
+        --document-template) return ;;
+        --yes-token) return ;;
+        --no-token) return ;;
+        --device) return ;;
+        --tensor-parallel) return ;;
+        --gpu-memory) return ;;
+        --max-model-len) return ;;
+        --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
+        esac
+        case $cur in
+        -*) COMPREPLY=($(compgen -W "--json --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --mlx-compile --tensor-parallel --gpu-memory --prefix-caching --max-model-len --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
         ;;
     completion)
@@ -126,7 +235,7 @@ _qwen_rerank()
         case $cur in
         -*) COMPREPLY=($(compgen -W "--man --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
-        COMPREPLY=($(compgen -W "serve rank score tokenize inspect doctor completion version help " -- "$cur")); return
+        COMPREPLY=($(compgen -W "serve rank score tokenize inspect config doctor completion version help " -- "$cur")); return
         ;;
     esac
     COMPREPLY=($(compgen -f -- "$cur"))

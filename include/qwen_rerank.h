@@ -63,6 +63,8 @@ typedef enum qr_dtype {
     QR_DTYPE_AUTO = 0, /* bf16 where the CPU multiplies it natively, else f32 */
     QR_DTYPE_F32,      /* exact mode: f32 activations and arithmetic; 16-bit weights are widened, which loses nothing */
     QR_DTYPE_BF16,     /* bf16 matrix products with f32 sums; residual stream, norms, RoPE and attention stay f32 */
+    QR_DTYPE_F16,      /* for backends that have it; the CPU engine has not */
+    QR_DTYPE_INT8,     /* the same */
 } qr_dtype;
 
 typedef enum qr_log_level { QR_LOG_ERROR = 1, QR_LOG_WARN, QR_LOG_INFO, QR_LOG_DEBUG } qr_log_level;
@@ -75,7 +77,7 @@ typedef struct qr_options {
     /* Required: a folder with config.json, tokenizer.json and model.safetensors (or its shards and index); or "builtin", the small demo
      * model that is part of the library where it was built with it (else E_NOT_FOUND). A folder of that name is "./builtin". */
     const char *model;
-    const char *backend; /* NULL or "auto": the best one present; else its name, for example "cpu" */
+    const char *backend; /* NULL or "auto": the best one present; else its name, "cpu"; or several, "mlx,cpu": the first that is usable */
     qr_dtype dtype;
     int threads;               /* 0: the physical cores that this process may use */
     size_t max_length;         /* longest prompt in tokens, template included; 0: 8192, or the model's own limit if lower */
@@ -91,6 +93,8 @@ typedef struct qr_options {
     int warm_up;               /* 1: run a tiny batch while opening, so that the first call is as fast as the next */
     size_t result_cache_bytes; /* bound of a cache of scores, by prompt; 0: none */
     size_t memory_limit;       /* bytes that the backend may plan for; 0: what the machine, or the container, has free; QR_SIZE_NONE: any */
+    size_t max_batch_documents; /* documents computed together, beside max_batch_tokens; 0: any number */
+    size_t max_concurrent;      /* calls whose documents are computed at the same time, others wait; 0: any number */
 } qr_options;
 
 typedef struct qr_engine qr_engine;

@@ -59,6 +59,7 @@ for group in "$@"; do
         [[ $(uname -m) != x86_64 ]] || header dnnl.h "oneDNN: matrix products" libdnnl-dev onednn
         header jansson.h "JSON" libjansson-dev jansson
         header microhttpd.h "HTTP" libmicrohttpd-dev libmicrohttpd
+        header yaml.h "profiles" libyaml-dev libyaml
         header utf8proc.h "Unicode normalisation" libutf8proc-dev utf8proc
         header openssl/evp.h "SHA-256" libssl-dev openssl@3
         [[ $(uname) == Darwin ]] && header omp.h "threads of the CPU engine" - libomp

@@ -41,9 +41,25 @@ typedef struct cli_args {
     const struct cli_command *command;
     cli_list operands;
 
-    const char *model, *backend, *instruction;
+    /* Where each value comes from, by the offset of its field: "--port", "QWEN_RERANK_PORT", "profile NAME (FILE:LINE)"; NULL: the default.
+     */
+    const char **origins; /* [sizeof(cli_args)] */
+    cli_list owned;       /* texts that others here point to */
+
+    const char *profile, *config;
+    cli_list models;   /* "DIR" or "NAME=DIR"; only serve takes several */
+    const char *model; /* the last of them, or NULL */
+    const char *backend, *instruction;
+    const char *prompt_prefix, *prompt_suffix, *query_template, *document_template, *yes_token, *no_token;
     int dtype; /* qr_dtype */
-    size_t threads, max_length, max_batch_tokens;
+    size_t threads, max_length, max_batch_tokens, batch_size, max_concurrent, prefix_cache_mib, memory_limit_mib;
+
+    /* for backends that have them */
+    const char *device;
+    int flash_attn, mlx_compile, prefix_caching; /* CLI_ON, CLI_OFF */
+    size_t tensor_parallel, max_model_len;
+    double gpu_memory;
+
     int log_level; /* index into error|warn|info|debug, plus 1: the values of qr_log_level */
 
     cli_list docs;
@@ -57,9 +73,11 @@ typedef struct cli_args {
     int special, count;
 
     const char *host, *unix_socket, *url_prefix, *api_key_file, *tls_cert, *tls_key, *served_name;
-    cli_list api_keys;
-    size_t port, max_documents, max_body_mib, max_waiting, request_timeout, drain_timeout;
+    cli_list api_keys, cors_origins;
+    size_t port, max_documents, max_query_chars, max_document_chars, max_body_mib, max_waiting, request_timeout, drain_timeout;
+    size_t result_cache_mib;
     int log_format;
+    int log_texts, warm_up, return_documents, mirror_data, protect_metrics; /* CLI_ON, CLI_OFF */
 
     int tensors;
     int man;
@@ -69,7 +87,9 @@ typedef struct cli_args {
 typedef enum cli_kind {
     CLI_SET,    /* no argument; stores `value` in an int */
     CLI_CHOICE, /* one of the words of `arg`, separated by '|'; stores its index + `value` in an int */
+    CLI_SWITCH, /* no argument; stores CLI_ON, and CLI_OFF for --no-NAME; variables and profiles say true or false */
     CLI_COUNT,  /* a whole number of at least `value`, in a size_t */
+    CLI_REAL,   /* a number above 0 and up to `value`, in a double */
     CLI_TEXT,   /* any text */
     CLI_FILE,   /* a file name: text, completed as one */
     CLI_DIR,    /* a folder name or a model name: text, completed as a folder */
@@ -85,9 +105,13 @@ typedef struct cli_option {
     const char *arg; /* name of the argument, or the choices; NULL for CLI_SET */
     const char *env; /* variable that gives the default, or NULL */
     const char *help;
+    const char *key;      /* where profiles have it, "limits.max_length"; several are separated by '|'; NULL: nowhere */
+    const char *fallback; /* the default, for `config show` and the documentation; NULL: none to speak of */
 } cli_option;
 
-enum { CLI_MAX_GROUPS = 4 };
+enum { CLI_ON = 1, CLI_OFF = 2 };
+
+enum { CLI_MAX_GROUPS = 5 };
 
 typedef struct cli_command {
     const char *name;
@@ -101,16 +125,27 @@ typedef struct cli_command {
 
 /* All commands in the order of the help, NULL at the end (main.c). */
 extern const cli_command *const cli_commands[];
-extern const cli_command cli_serve, cli_rank, cli_score, cli_tokenize, cli_inspect, cli_doctor, cli_version, cli_help, cli_completion;
+extern const cli_command cli_serve, cli_rank, cli_score, cli_config, cli_tokenize, cli_inspect, cli_doctor, cli_version, cli_help,
+    cli_completion;
 /* Shared groups: what opens an engine, which model, and what every command knows. */
-extern const cli_option cli_engine_options[], cli_model_options[], cli_general_options[];
+extern const cli_option cli_serve_options[], cli_engine_options[], cli_backend_options[], cli_model_options[], cli_general_options[];
 
 /* NULL if there is no command of that name. */
 const cli_command *cli_command_find(const char *name);
-/* Parses argv[0..argc), which follows the command's name, then the environment. Messages go to stderr; returns CLI_OK or CLI_USAGE.
- * Free with cli_args_deinit in both cases. */
+/* Parses argv[0..argc), which follows the command's name, then the environment, then the profile. Messages go to stderr; returns CLI_OK or
+ * an exit code. Free with cli_args_deinit in both cases. */
 int cli_args_parse(cli_args *args, const cli_command *command, int argc, char **argv);
 void cli_args_deinit(cli_args *args);
+/* Where the option's value comes from; NULL: it is the default. */
+const char *cli_origin(const cli_args *args, const cli_option *option);
+/* 1 if something else than the default was given for the field at this offset. */
+int cli_is_given(const cli_args *args, size_t field);
+/* Takes over a value that ranks after what is already given; does nothing then. `source` names it in messages, `origin` for cli_origin;
+ * all texts stay in place as long as args. */
+int cli_args_offer(cli_args *args, const cli_option *option, const char *source, const char *origin, const char *value);
+/* A copy of a text that lives as long as args; NULL: no memory. */
+const char *cli_args_keep(cli_args *args, const char *text);
+int cli_is_on(int value, int otherwise);
 /* "Did you mean": *best becomes `candidate` if that is near `word` and nearer than the best so far (NULL at the start). */
 void cli_suggest(const char *word, const char *candidate, size_t *best_distance, const char **best);
 

@@ -10,6 +10,8 @@
     for (size_t g = 0; g < CLI_MAX_GROUPS && (command)->groups[g] != NULL; g++)                                                            \
         for (const cli_option *o = (command)->groups[g]; o->name != NULL; o++)
 
+#define TAKES_ARGUMENT(o) ((o)->kind != CLI_SET && (o)->kind != CLI_SWITCH)
+
 /* A choice list "a|b|c" with `separator` instead of '|'. */
 static void put_choices(const char *choices, char separator)
 {
@@ -36,7 +38,7 @@ static void put_bash(void)
         printf("    %s)\n        case $prev in\n", c->name);
         FOR_EACH_OPTION(c, o)
         {
-            if (o->kind == CLI_SET || o->kind == CLI_FILE) continue;
+            if (!TAKES_ARGUMENT(o) || o->kind == CLI_FILE) continue;
             printf("        --%s", o->name);
             if (o->letter != 0) printf("|-%c", o->letter);
             fputs(") ", stdout);
@@ -81,21 +83,21 @@ static void put_zsh(void)
         printf("    %s)\n        _arguments -s", c->name);
         FOR_EACH_OPTION(c, o)
         {
-            printf(" \\\n            '%s--%s%s[", o->kind == CLI_LIST ? "*" : "", o->name, o->kind == CLI_SET ? "" : "=");
+            printf(" \\\n            '%s--%s%s[", o->kind == CLI_LIST ? "*" : "", o->name, !TAKES_ARGUMENT(o) ? "" : "=");
             put_plain(o->help);
             putchar(']');
             if (o->kind == CLI_CHOICE) {
                 printf(":%s:(", o->name);
                 put_choices(o->arg, ' ');
                 putchar(')');
-            } else if (o->kind != CLI_SET) {
+            } else if (TAKES_ARGUMENT(o)) {
                 printf(":%s:%s", o->name, o->kind == CLI_DIR ? "_files -/" : o->kind == CLI_FILE ? "_files" : "");
             }
             putchar('\'');
             if (o->letter != 0) {
-                printf(" \\\n            '%s-%c%s[", o->kind == CLI_LIST ? "*" : "", o->letter, o->kind == CLI_SET ? "" : "+");
+                printf(" \\\n            '%s-%c%s[", o->kind == CLI_LIST ? "*" : "", o->letter, !TAKES_ARGUMENT(o) ? "" : "+");
                 put_plain(o->help);
-                printf("]%s%s%s'", o->kind == CLI_SET ? "" : ":", o->kind == CLI_SET ? "" : o->name, o->kind == CLI_SET ? "" : ":");
+                printf("]%s%s%s'", !TAKES_ARGUMENT(o) ? "" : ":", !TAKES_ARGUMENT(o) ? "" : o->name, !TAKES_ARGUMENT(o) ? "" : ":");
             }
         }
         fputs(c == &cli_completion ? " \\\n            '1:shell:(bash zsh fish)'" : " \\\n            '*:file:_files'", stdout);
@@ -116,7 +118,7 @@ static void put_fish(void)
         {
             printf("complete -c " CLI_PROGRAM " -n '__fish_seen_subcommand_from %s' -l %s", c->name, o->name);
             if (o->letter != 0) printf(" -s %c", o->letter);
-            if (o->kind != CLI_SET) printf(" -r");
+            if (TAKES_ARGUMENT(o)) printf(" -r");
             if (o->kind == CLI_CHOICE) {
                 fputs(" -f -a '", stdout);
                 put_choices(o->arg, ' ');

@@ -16,7 +16,7 @@
 #include <utf8proc.h>
 
 static const cli_option options[] = {
-    {"json", 0, CLI_SET, CLI_FORMAT_JSON, offsetof(cli_args, format), NULL, NULL, "Print JSON."},
+    {"json", 0, CLI_SET, CLI_FORMAT_JSON, offsetof(cli_args, format), NULL, NULL, "Print JSON.", NULL, NULL},
     {0},
 };
 
@@ -105,6 +105,6 @@ const cli_command cli_doctor = {
     .text = "Prints processor, memory, libraries, every backend and why it can or cannot be used, and the model that would be used. Please "
             "add its "
             "output to bug reports. The exit code is 4 if there is no model.",
-    .groups = {options, cli_engine_options, cli_general_options},
+    .groups = {options, cli_engine_options, cli_backend_options, cli_general_options},
     .run = run,
 };

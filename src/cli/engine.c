@@ -6,9 +6,11 @@
 #include "engine/backend.h"
 #include "model/builtin.h"
 #include "model/locate.h"
+#include "text/prompt.h"
 
 #include <limits.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -17,24 +19,71 @@
     "the small demo model inside this program (default: a Qwen3-Reranker of the cache, else builtin)."
 
 const cli_option cli_model_options[] = {
-    {"model", 'm', CLI_DIR, 0, offsetof(cli_args, model), "NAME|DIR", "QWEN_RERANK_MODEL_ID", MODEL_HELP},
+    {"model", 'm', CLI_LIST, 0, offsetof(cli_args, models), "NAME|DIR", "QWEN_RERANK_MODEL_ID", MODEL_HELP, NULL, NULL},
     {0},
 };
 
 const cli_option cli_engine_options[] = {
-    {"model", 'm', CLI_DIR, 0, offsetof(cli_args, model), "NAME|DIR", "QWEN_RERANK_MODEL_ID", MODEL_HELP},
+    {"model", 'm', CLI_LIST, 0, offsetof(cli_args, models), "NAME|DIR", "QWEN_RERANK_MODEL_ID", MODEL_HELP, "model_id", NULL},
+    {"profile", 0, CLI_TEXT, 0, offsetof(cli_args, profile), "NAME", "QWEN_RERANK_PROFILE",
+     "Options under a name: a built-in profile, or one of the file of --config. See 'config list'.", NULL, NULL},
+    {"config", 0, CLI_FILE, 0, offsetof(cli_args, config), "FILE", "QWEN_RERANK_CONFIG",
+     "YAML file with profiles (default: ~/.config/qwen-rerank/config.yaml or /etc/qwen-rerank/config.yaml, if there is one).", NULL, NULL},
     {"instruction", 'i', CLI_TEXT, 0, offsetof(cli_args, instruction), "TEXT", "QWEN_RERANK_INSTRUCTION",
-     "What makes a document relevant (default: the model card's web search instruction)."},
+     "What makes a document relevant (default: the model card's web search instruction).", "defaults.instruction",
+     "Given a web search query, retrieve relevant passages that answer the query"},
     {"max-length", 0, CLI_COUNT, 1, offsetof(cli_args, max_length), "N", "QWEN_RERANK_MAX_LENGTH",
-     "Longest prompt in tokens, template included; longer documents are cut at the end (default: 8192)."},
+     "Longest prompt in tokens, template included; longer documents are cut at the end (default: 8192).", "limits.max_length", "8192"},
     {"backend", 0, CLI_TEXT, 0, offsetof(cli_args, backend), "NAME", "QWEN_RERANK_BACKEND",
-     "What computes: a name that 'doctor' lists, or auto (default)."},
-    {"dtype", 0, CLI_CHOICE, QR_DTYPE_AUTO, offsetof(cli_args, dtype), "auto|f32|bf16", "QWEN_RERANK_DTYPE",
-     "Arithmetic: f32 is exact, bf16 faster where the processor multiplies it natively, auto takes bf16 there and f32 elsewhere."},
+     "What computes: a name that 'doctor' lists, several in order of preference (mlx,cpu), or auto (default).", "backend", "auto"},
+    {"dtype", 0, CLI_CHOICE, QR_DTYPE_AUTO, offsetof(cli_args, dtype), "auto|f32|bf16|f16|int8", "QWEN_RERANK_DTYPE",
+     "Arithmetic: f32 is exact, bf16 faster where the processor multiplies it natively, auto takes bf16 there and f32 elsewhere. The cpu "
+     "backend has these.",
+     "dtype|cpu_options.dtype|pytorch_options.dtype", "auto"},
     {"threads", 0, CLI_COUNT, 1, offsetof(cli_args, threads), "N", "QWEN_RERANK_THREADS",
-     "Threads that compute (default: the physical cores that this process may use)."},
+     "Threads that compute (default: the physical cores that this process may use).", "cpu_options.threads", NULL},
     {"max-batch-tokens", 0, CLI_COUNT, 1, offsetof(cli_args, max_batch_tokens), "N", "QWEN_RERANK_BATCH_TOKENS",
-     "Tokens computed together (default: 2048). Changes memory and speed, not scores."},
+     "Tokens computed together (default: 2048). Changes memory and speed, not scores.", "batching.max_batch_tokens", "2048"},
+    {"batch-size", 0, CLI_COUNT, 1, offsetof(cli_args, batch_size), "N", "QWEN_RERANK_BATCH_SIZE",
+     "Documents computed together, at most (default: as many as have room in --max-batch-tokens).", "batching.batch_size", NULL},
+    {"max-concurrent", 0, CLI_COUNT, 1, offsetof(cli_args, max_concurrent), "N", "QWEN_RERANK_MAX_CONCURRENT",
+     "Requests that share the computer's time, others wait in line (default: all).", "batching.max_concurrent_forwards", NULL},
+    {"prefix-cache", 0, CLI_COUNT, 0, offsetof(cli_args, prefix_cache_mib), "MIB", "QWEN_RERANK_PREFIX_CACHE",
+     "Memory for computed beginnings of prompts, that is queries (default: 256; 0: only the latest).", "cache.prefix_mib", "256"},
+    {"memory-limit", 0, CLI_COUNT, 1, offsetof(cli_args, memory_limit_mib), "MIB", "QWEN_RERANK_MEMORY_LIMIT",
+     "Refuse a model whose weights need more (default: what is free).", "limits.memory_mib", NULL},
+    {"prompt-prefix", 0, CLI_TEXT, 0, offsetof(cli_args, prompt_prefix), "TEXT", "QWEN_RERANK_PROMPT_PREFIX",
+     "The prompt of another model of this family; leave these out for Qwen3-Reranker: it scores at random with others.", "prompts.prefix",
+     NULL},
+    {"prompt-suffix", 0, CLI_TEXT, 0, offsetof(cli_args, prompt_suffix), "TEXT", "QWEN_RERANK_PROMPT_SUFFIX", "Its end.", "prompts.suffix",
+     NULL},
+    {"query-template", 0, CLI_TEXT, 0, offsetof(cli_args, query_template), "TEXT", "QWEN_RERANK_QUERY_TEMPLATE",
+     "Its part with {instruction} and {query}.", "prompts.query_template", NULL},
+    {"document-template", 0, CLI_TEXT, 0, offsetof(cli_args, document_template), "TEXT", "QWEN_RERANK_DOCUMENT_TEMPLATE",
+     "Its part with {document}.", "prompts.document_template", NULL},
+    {"yes-token", 0, CLI_TEXT, 0, offsetof(cli_args, yes_token), "TEXT", "QWEN_RERANK_YES_TOKEN", "The token for relevant.",
+     "scoring.yes_token", "yes"},
+    {"no-token", 0, CLI_TEXT, 0, offsetof(cli_args, no_token), "TEXT", "QWEN_RERANK_NO_TOKEN", "The token for not relevant.",
+     "scoring.no_token", "no"},
+    {0},
+};
+
+/* Settings of backends that this build may not have; the cpu backend needs none of them. */
+const cli_option cli_backend_options[] = {
+    {"device", 0, CLI_TEXT, 0, offsetof(cli_args, device), "NAME", "QWEN_RERANK_DEVICE", "pytorch: cuda, cuda:1, mps or cpu.",
+     "pytorch_options.device", NULL},
+    {"flash-attn", 0, CLI_SWITCH, 0, offsetof(cli_args, flash_attn), NULL, "QWEN_RERANK_FLASH_ATTN", "pytorch: attention by flash kernels.",
+     "pytorch_options.use_flash_attn", NULL},
+    {"mlx-compile", 0, CLI_SWITCH, 0, offsetof(cli_args, mlx_compile), NULL, "QWEN_RERANK_MLX_COMPILE", "mlx: compile the graph.",
+     "mlx_options.compile", NULL},
+    {"tensor-parallel", 0, CLI_COUNT, 1, offsetof(cli_args, tensor_parallel), "N", "QWEN_RERANK_TP_SIZE", "vllm: GPUs that share a model.",
+     "vllm_options.tensor_parallel_size", NULL},
+    {"gpu-memory", 0, CLI_REAL, 1, offsetof(cli_args, gpu_memory), "PART", "QWEN_RERANK_GPU_UTIL",
+     "vllm: part of the GPU's memory to take.", "vllm_options.gpu_memory_utilization", NULL},
+    {"prefix-caching", 0, CLI_SWITCH, 0, offsetof(cli_args, prefix_caching), NULL, "QWEN_RERANK_PREFIX_CACHING",
+     "vllm: its cache of prefixes.", "vllm_options.enable_prefix_caching", NULL},
+    {"max-model-len", 0, CLI_COUNT, 1, offsetof(cli_args, max_model_len), "N", "QWEN_RERANK_MAX_MODEL_LEN", "vllm: its longest prompt.",
+     "vllm_options.max_model_len", NULL},
     {0},
 };
 
@@ -85,11 +134,47 @@ void cli_note_builtin(const cli_args *args, const char *dir)
     if (qr_is_builtin(dir)) cli_note(args, QR_LOG_WARN, "%s", QR_BUILTIN_NOTE);
 }
 
-static void print_log(void *arg, qr_log_level level, const char *message) { cli_note(arg, level, "%s", message); }
+void cli_log_print(void *arg, qr_log_level level, const char *message) { cli_note(arg, level, "%s", message); }
 
-int cli_engine_open(const cli_args *args, qr_engine **engine)
+/* A prompt's part that equals the canonical one but for line ends at its end is taken for it: YAML's block scalars lose and add them. */
+static const char *prompt_part(const char *given, const char *canonical, const char *name, const qr_options *o)
+{
+    char message[128];
+    if (given == NULL || strcmp(given, canonical) == 0) return NULL;
+    size_t n = strlen(given), m = strlen(canonical);
+    while (n > 0 && given[n - 1] == '\n') n--;
+    while (m > 0 && canonical[m - 1] == '\n') m--;
+    if (n != m || memcmp(given, canonical, n) != 0) return given;
+    snprintf(message, sizeof message, "%s: taken for the canonical one, from which only line ends at its end differ", name);
+    o->log(o->log_arg, QR_LOG_INFO, message);
+    return NULL;
+}
+
+/* Settings that the chosen backend has no use for: said, so that nobody believes in them. */
+static void note_unused(const cli_args *args, const char *backend)
+{
+    static const char *const owners[] = {"pytorch", "pytorch", "mlx", "vllm", "vllm", "vllm", "vllm"};
+    for (size_t i = 0; cli_backend_options[i].name != NULL; i++)
+        if (cli_origin(args, &cli_backend_options[i]) != NULL && strcmp(owners[i], backend) != 0)
+            cli_note(args, QR_LOG_INFO, "--%s has no effect on the backend %s", cli_backend_options[i].name, backend);
+}
+
+int cli_backend_check(const cli_args *args, const char **name)
 {
     const qr_backend_ops *ops;
+    qr_error err = {0};
+    qr_status status = qr_backend_choose(&ops, args->backend, &err);
+    if (status == QR_OK) {
+        *name = ops->name;
+        return CLI_OK;
+    }
+    cli_error(args, "%s", err.msg);
+    return status == QR_E_NOT_FOUND ? CLI_USAGE : CLI_FAILURE;
+}
+
+int cli_engine_open(const cli_args *args, const char *model, qr_log_fn log, void *log_arg, qr_engine **engine)
+{
+    const char *backend;
     qr_error err = {0};
     char *dir = NULL;
     *engine = NULL;
@@ -98,13 +183,10 @@ int cli_engine_open(const cli_args *args, qr_engine **engine)
         return CLI_USAGE;
     }
     /* Asked for first: a misspelt backend is a usage error, whereas the engine can only say that something was not found. */
-    qr_status status = qr_backend_choose(&ops, args->backend, &err);
-    if (status != QR_OK) {
-        cli_error(args, "%s", err.msg);
-        return status == QR_E_NOT_FOUND ? CLI_USAGE : CLI_FAILURE;
-    }
-    int code = cli_model_locate(args, args->model, &dir);
+    int code = cli_backend_check(args, &backend);
     if (code != CLI_OK) return code;
+    note_unused(args, backend);
+    if ((code = cli_model_locate(args, model, &dir)) != CLI_OK) return code;
     qr_options options = {
         .model = dir,
         .backend = args->backend,
@@ -112,11 +194,24 @@ int cli_engine_open(const cli_args *args, qr_engine **engine)
         .threads = (int) args->threads,
         .max_length = args->max_length,
         .max_batch_tokens = args->max_batch_tokens,
+        .max_batch_documents = args->batch_size,
+        .max_concurrent = args->max_concurrent,
+        .result_cache_bytes = args->result_cache_mib << 20,
+        .memory_limit = args->memory_limit_mib << 20,
         .instruction = args->instruction,
-        .log = print_log,
-        .log_arg = (void *) (uintptr_t) args,
+        .yes_token = args->yes_token,
+        .no_token = args->no_token,
+        .warm_up = cli_is_on(args->warm_up, args->command == &cli_serve),
+        .log = log,
+        .log_arg = log_arg,
     };
-    status = qr_engine_open(engine, &options, &err);
+    if (cli_is_given(args, offsetof(cli_args, prefix_cache_mib)))
+        options.prefix_cache_bytes = args->prefix_cache_mib > 0 ? args->prefix_cache_mib << 20 : QR_SIZE_NONE;
+    options.prefix = prompt_part(args->prompt_prefix, QR_PROMPT_PREFIX, "prompts.prefix", &options);
+    options.suffix = prompt_part(args->prompt_suffix, QR_PROMPT_SUFFIX, "prompts.suffix", &options);
+    options.query_template = prompt_part(args->query_template, QR_PROMPT_QUERY, "prompts.query_template", &options);
+    options.document_template = prompt_part(args->document_template, QR_PROMPT_DOCUMENT, "prompts.document_template", &options);
+    qr_status status = qr_engine_open(engine, &options, &err);
     if (status != QR_OK) cli_error(args, "%s", err.msg);
     qr_free(dir);
     return cli_exit_of_open(status);

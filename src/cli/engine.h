@@ -8,8 +8,13 @@
 int cli_model_locate(const cli_args *args, const char *name, char **dir);
 /* The note that every engine logs, for commands that read the built-in model without one. */
 void cli_note_builtin(const cli_args *args, const char *dir);
-/* Opens the engine of the common options; close with qr_engine_close. Reports errors itself and returns an exit code. */
-int cli_engine_open(const cli_args *args, qr_engine **engine);
+/* Whether the backend that the options ask for can be used here, and its name. Reports errors itself and returns an exit code. */
+int cli_backend_check(const cli_args *args, const char **name);
+/* Opens the engine of the common options on a model (NULL: the default one); close with qr_engine_close. Reports errors itself and returns
+ * an exit code. */
+int cli_engine_open(const cli_args *args, const char *model, qr_log_fn log, void *log_arg, qr_engine **engine);
+/* For `log`: by cli_note; `arg` is the cli_args. */
+void cli_log_print(void *arg, qr_log_level level, const char *message);
 /* Exit code for an error met while opening a model, or while scoring. */
 int cli_exit_of_open(qr_status status);
 int cli_exit_of_score(qr_status status);

@@ -32,13 +32,18 @@ static void option_label(const cli_option *o, char *out, size_t size)
 {
     char letter[8] = "    ";
     if (o->letter != 0) snprintf(letter, sizeof letter, "-%c, ", o->letter);
-    snprintf(out, size, "%s--%s%s%s", letter, o->name, o->arg != NULL ? " " : "", o->arg != NULL ? o->arg : "");
+    snprintf(out, size, "%s--%s%s%s%s", letter, o->kind == CLI_SWITCH ? "[no-]" : "", o->name, o->arg != NULL ? " " : "",
+             o->arg != NULL ? o->arg : "");
 }
 
 static void put_options(FILE *out, const cli_command *command)
 {
     for (size_t g = 0; g < CLI_MAX_GROUPS && command->groups[g] != NULL; g++) {
-        fprintf(out, "\n%s:\n", command->groups[g] == cli_general_options ? "General options" : g == 0 ? "Options" : "Model options");
+        fprintf(out, "\n%s:\n",
+                command->groups[g] == cli_general_options   ? "General options"
+                : command->groups[g] == cli_backend_options ? "Options of some backends"
+                : g == 0                                    ? "Options"
+                                                            : "Model options");
         for (const cli_option *o = command->groups[g]; o->name != NULL; o++) {
             char label[128], text[512];
             option_label(o, label, sizeof label);
@@ -126,6 +131,7 @@ static void put_man_options(const cli_option *options)
         fputs(".TP\n", stdout);
         if (o->letter != 0) printf("\\fB\\-%c\\fR, ", o->letter);
         fputs("\\fB\\-\\-", stdout);
+        if (o->kind == CLI_SWITCH) fputs("\\fR[\\fBno\\-\\fR]\\fB", stdout);
         put_roff(o->name, strlen(o->name));
         fputs("\\fR", stdout);
         if (o->arg != NULL) printf(" \\fI%s\\fR", o->arg);
@@ -201,7 +207,7 @@ static int run_version(const cli_args *args)
 }
 
 static const cli_option help_options[] = {
-    {"man", 0, CLI_SET, 1, offsetof(cli_args, man), NULL, NULL, "Print the manual page, for man(1)."},
+    {"man", 0, CLI_SET, 1, offsetof(cli_args, man), NULL, NULL, "Print the manual page, for man(1).", NULL, NULL},
     {0},
 };
 

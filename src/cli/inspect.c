@@ -11,8 +11,8 @@
 #include <string.h>
 
 static const cli_option options[] = {
-    {"tensors", 0, CLI_SET, 1, offsetof(cli_args, tensors), NULL, NULL, "List every tensor instead of a summary per layer."},
-    {"json", 0, CLI_SET, CLI_FORMAT_JSON, offsetof(cli_args, format), NULL, NULL, "Print JSON."},
+    {"tensors", 0, CLI_SET, 1, offsetof(cli_args, tensors), NULL, NULL, "List every tensor instead of a summary per layer.", NULL, NULL},
+    {"json", 0, CLI_SET, CLI_FORMAT_JSON, offsetof(cli_args, format), NULL, NULL, "Print JSON.", NULL, NULL},
     {0},
 };
 

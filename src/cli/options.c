@@ -5,6 +5,7 @@
 #define _GNU_SOURCE
 #include "base/mem.h"
 #include "cli/cli.h"
+#include "cli/config.h"
 #include "cli/output.h"
 
 #include <errno.h>
@@ -13,14 +14,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 const cli_option cli_general_options[] = {
-    {"verbose", 'v', CLI_SET, QR_LOG_INFO, offsetof(cli_args, log_level), NULL, NULL, "Log what happens on standard error."},
+    {"verbose", 'v', CLI_SET, QR_LOG_INFO, offsetof(cli_args, log_level), NULL, NULL, "Log what happens on standard error.", NULL, NULL},
     {"quiet", 'q', CLI_SET, QR_LOG_ERROR, offsetof(cli_args, log_level), NULL, NULL,
-     "No notes, warnings or progress on standard error, only errors."},
+     "No notes, warnings or progress on standard error, only errors.", NULL, NULL},
     {"log-level", 0, CLI_CHOICE, QR_LOG_ERROR, offsetof(cli_args, log_level), "error|warn|info|debug", "QWEN_RERANK_LOG_LEVEL",
-     "The same by name (default: warn)."},
-    {"help", 'h', CLI_SET, 1, offsetof(cli_args, help), NULL, NULL, "Print the help of the command."},
+     "The same by name (default: warn; of serve: info).", "logging.level", "warn"},
+    {"help", 'h', CLI_SET, 1, offsetof(cli_args, help), NULL, NULL, "Print the help of the command.", NULL, NULL},
     {0},
 };
 
@@ -143,6 +145,23 @@ static int parse_count(const char *text, size_t *out)
     return 1;
 }
 
+/* What several programs call the same. */
+static const char *synonym(const char *value)
+{
+    static const char *const words[][2] = {{"float32", "f32"}, {"fp32", "f32"}, {"bfloat16", "bf16"}, {"float16", "f16"}, {"fp16", "f16"}};
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
+        if (strcmp(value, words[i][0]) == 0) return words[i][1];
+    return value;
+}
+
+static int parse_switch(const char *value)
+{
+    static const char *const words[] = {"true", "false", "on", "off", "yes", "no", "1", "0"};
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
+        if (strcasecmp(value, words[i]) == 0) return i % 2 == 0 ? CLI_ON : CLI_OFF;
+    return 0;
+}
+
 static int append(const cli_args *args, cli_list *list, const char *item)
 {
     const char **items = qr_grow(list->items, &list->capacity, list->n + 1, sizeof *items);
@@ -164,7 +183,7 @@ static int store(cli_args *args, const cli_option *o, const char *source, const 
         *(int *) (void *) field = o->value;
         return CLI_OK;
     case CLI_CHOICE: {
-        int i = choice_index(o->arg, value);
+        int i = choice_index(o->arg, synonym(value));
         if (i < 0) {
             cli_error(args, "%s: expected one of %s, found '%s'", source, o->arg, value);
             return CLI_USAGE;
@@ -181,6 +200,25 @@ static int store(cli_args *args, const cli_option *o, const char *source, const 
         *(size_t *) (void *) field = n;
         return CLI_OK;
     }
+    case CLI_SWITCH: {
+        int on = parse_switch(value);
+        if (on == 0) {
+            cli_error(args, "%s: expected true or false, found '%s'", source, value);
+            return CLI_USAGE;
+        }
+        *(int *) (void *) field = on;
+        return CLI_OK;
+    }
+    case CLI_REAL: {
+        char *end;
+        double number = strtod(value, &end);
+        if (end == value || *end != 0 || !(number > 0 && number <= o->value)) {
+            cli_error(args, "%s: expected a number above 0 and up to %d, found '%s'", source, o->value, value);
+            return CLI_USAGE;
+        }
+        *(double *) (void *) field = number;
+        return CLI_OK;
+    }
     case CLI_LIST:
         return append(args, (cli_list *) (void *) field, value);
     case CLI_TEXT:
@@ -192,24 +230,64 @@ static int store(cli_args *args, const cli_option *o, const char *source, const 
     return CLI_USAGE;
 }
 
+int cli_is_given(const cli_args *args, size_t field) { return args->origins != NULL && args->origins[field] != NULL; }
+const char *cli_origin(const cli_args *args, const cli_option *o) { return args->origins != NULL ? args->origins[o->field] : NULL; }
+int cli_is_on(int value, int otherwise) { return value == 0 ? otherwise : value == CLI_ON; }
+
+const char *cli_args_keep(cli_args *args, const char *text)
+{
+    char *copy = qr_strndup(text, strlen(text));
+    if (copy == NULL || append(args, &args->owned, copy) != CLI_OK) {
+        qr_free(copy);
+        return NULL;
+    }
+    return copy;
+}
+
 /* Fields are told apart by their offset, so that -v on the command line wins over QWEN_RERANK_LOG_LEVEL, which another option declares. */
-static int apply_environment(cli_args *args, const unsigned char *given /* [sizeof(cli_args)] */)
+int cli_args_offer(cli_args *args, const cli_option *o, const char *source, const char *origin, const char *value)
+{
+    if (args->origins[o->field] != NULL && args->origins[o->field] != origin) return CLI_OK;
+    int code = store(args, o, source, value);
+    if (code == CLI_OK) args->origins[o->field] = origin;
+    return code;
+}
+
+static int apply_environment(cli_args *args)
 {
     for (size_t g = 0; g < CLI_MAX_GROUPS && args->command->groups[g] != NULL; g++)
         for (const cli_option *o = args->command->groups[g]; o->name != NULL; o++) {
-            const char *value = o->env != NULL && !given[o->field] ? cli_env(o->env) : NULL;
-            if (value == NULL) continue;
-            int code = store(args, o, o->env, value);
+            const char *value = o->env != NULL ? cli_env(o->env) : NULL;
+            int code = value != NULL ? cli_args_offer(args, o, o->env, o->env, value) : CLI_OK;
             if (code != CLI_OK) return code;
         }
     return CLI_OK;
 }
 
+/* From the command line: the last one counts. */
+static int take(cli_args *args, const cli_option *o, const char *source, const char *value)
+{
+    if (args->origins[o->field] == NULL && (args->origins[o->field] = cli_args_keep(args, source)) == NULL) return CLI_FAILURE;
+    return store(args, o, source, value);
+}
+
+/* The option "no-NAME" stands for, if NAME is a switch. */
+static const cli_option *find_negated(const cli_command *command, const char *name, size_t len)
+{
+    const cli_option *o = len > 3 && strncmp(name, "no-", 3) == 0 ? find_option(command, name + 3, len - 3, 0) : NULL;
+    return o != NULL && o->kind == CLI_SWITCH ? o : NULL;
+}
+
+static int takes_argument(const cli_option *o) { return o->kind != CLI_SET && o->kind != CLI_SWITCH; }
+
 int cli_args_parse(cli_args *args, const cli_command *command, int argc, char **argv)
 {
-    unsigned char given[sizeof(cli_args)] = {0};
     int code = CLI_OK, only_operands = 0;
     *args = (cli_args){.command = command};
+    if ((args->origins = qr_calloc(sizeof *args, sizeof *args->origins)) == NULL) {
+        cli_error(args, "out of memory");
+        return CLI_FAILURE;
+    }
     for (int i = 0; i < argc && code == CLI_OK; i++) {
         const char *word = argv[i];
         if (only_operands || word[0] != '-' || word[1] == 0) {
@@ -219,21 +297,22 @@ int cli_args_parse(cli_args *args, const cli_command *command, int argc, char **
         } else if (word[1] == '-') {
             const char *name = word + 2, *equals = strchr(name, '=');
             size_t len = equals != NULL ? (size_t) (equals - name) : strlen(name);
-            const cli_option *o = find_option(command, name, len, 0);
-            if (o == NULL) return unknown_option(args, name, len);
+            const cli_option *o = find_option(command, name, len, 0), *negated = o == NULL ? find_negated(command, name, len) : NULL;
+            if (o == NULL && negated == NULL) return unknown_option(args, name, len);
             char source[64];
-            snprintf(source, sizeof source, "--%s", o->name);
+            snprintf(source, sizeof source, "--%s%s", negated != NULL ? "no-" : "", negated != NULL ? negated->name : o->name);
             const char *value = equals != NULL ? equals + 1 : NULL;
-            if (o->kind == CLI_SET && value != NULL) {
+            if (negated != NULL) o = negated;
+            if (!takes_argument(o) && value != NULL) {
                 cli_error(args, "%s takes no argument, found '%s'", source, value);
                 return CLI_USAGE;
             }
-            if (o->kind != CLI_SET && value == NULL && (value = ++i < argc ? argv[i] : NULL) == NULL) {
+            if (o->kind == CLI_SWITCH) value = negated != NULL ? "false" : "true";
+            if (takes_argument(o) && value == NULL && (value = ++i < argc ? argv[i] : NULL) == NULL) {
                 cli_error(args, "%s needs an argument: %s", source, o->arg);
                 return CLI_USAGE;
             }
-            given[o->field] = 1;
-            code = store(args, o, source, value);
+            code = take(args, o, source, value);
         } else {
             for (const char *p = word + 1; *p != 0 && code == CLI_OK; p++) {
                 const cli_option *o = find_option(command, NULL, 0, *p);
@@ -243,21 +322,22 @@ int cli_args_parse(cli_args *args, const cli_command *command, int argc, char **
                 }
                 char source[3] = {'-', *p, 0};
                 const char *value = NULL;
-                if (o->kind != CLI_SET) {
+                if (takes_argument(o)) {
                     value = p[1] != 0 ? p + 1 : ++i < argc ? argv[i] : NULL;
                     if (value == NULL) {
                         cli_error(args, "%s needs an argument: %s", source, o->arg);
                         return CLI_USAGE;
                     }
                 }
-                given[o->field] = 1;
-                code = store(args, o, source, value);
+                code = take(args, o, source, value);
                 if (value != NULL) break;
             }
         }
     }
     if (code == CLI_OK && args->help) return CLI_OK; /* asked for help: neither operands nor environment matter */
-    if (code == CLI_OK) code = apply_environment(args, given);
+    if (code == CLI_OK) code = apply_environment(args);
+    if (code == CLI_OK) code = cli_profile_apply(args);
+    if (code == CLI_OK && args->models.n > 0) args->model = args->models.items[args->models.n - 1];
     if (code == CLI_OK && args->operands.n < command->min_operands) {
         cli_error(args, "expected %s; see '" CLI_PROGRAM " help %s'", command->operands, command->name);
         code = CLI_USAGE;
@@ -274,5 +354,11 @@ void cli_args_deinit(cli_args *args)
 {
     qr_free(args->operands.items);
     qr_free(args->docs.items);
+    qr_free(args->models.items);
+    qr_free(args->api_keys.items);
+    qr_free(args->cors_origins.items);
+    qr_free(args->origins);
+    for (size_t i = 0; i < args->owned.n; i++) qr_free((void *) (uintptr_t) args->owned.items[i]);
+    qr_free(args->owned.items);
     *args = (cli_args){0};
 }

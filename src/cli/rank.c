@@ -8,22 +8,24 @@
 #include <string.h>
 
 static const cli_option options[] = {
-    {"top-n", 'n', CLI_COUNT, 1, offsetof(cli_args, top_n), "N", NULL, "Print only the N best documents."},
-    {"doc", 'd', CLI_LIST, 0, offsetof(cli_args, docs), "TEXT", NULL, "A document given as an argument; may be repeated."},
+    {"top-n", 'n', CLI_COUNT, 1, offsetof(cli_args, top_n), "N", NULL, "Print only the N best documents.", NULL, NULL},
+    {"doc", 'd', CLI_LIST, 0, offsetof(cli_args, docs), "TEXT", NULL, "A document given as an argument; may be repeated.", NULL, NULL},
     {"input", 0, CLI_CHOICE, 0, offsetof(cli_args, input), "auto|text|lines|jsonl", NULL,
      "How inputs hold documents: one per file (text), one per line (lines), JSON lines {\"text\": ..., \"id\": ...} or strings (jsonl). "
-     "Default: .jsonl files as jsonl, other files as text, standard input as lines."},
-    {"lines", 'l', CLI_SET, CLI_INPUT_LINES, offsetof(cli_args, input), NULL, NULL, "Short for --input lines."},
-    {"format", 'f', CLI_CHOICE, 0, offsetof(cli_args, format), "table|json|jsonl", NULL, "Output (default: table)."},
-    {"json", 0, CLI_SET, CLI_FORMAT_JSON, offsetof(cli_args, format), NULL, NULL, "Short for --format json."},
-    {"jsonl", 0, CLI_SET, CLI_FORMAT_JSONL, offsetof(cli_args, format), NULL, NULL, "Short for --format jsonl: one result per line."},
-    {"text", 't', CLI_SET, 1, offsetof(cli_args, text), NULL, NULL, "Include the documents' texts in JSON output."},
+     "Default: .jsonl files as jsonl, other files as text, standard input as lines.",
+     NULL, NULL},
+    {"lines", 'l', CLI_SET, CLI_INPUT_LINES, offsetof(cli_args, input), NULL, NULL, "Short for --input lines.", NULL, NULL},
+    {"format", 'f', CLI_CHOICE, 0, offsetof(cli_args, format), "table|json|jsonl", NULL, "Output (default: table).", NULL, NULL},
+    {"json", 0, CLI_SET, CLI_FORMAT_JSON, offsetof(cli_args, format), NULL, NULL, "Short for --format json.", NULL, NULL},
+    {"jsonl", 0, CLI_SET, CLI_FORMAT_JSONL, offsetof(cli_args, format), NULL, NULL, "Short for --format jsonl: one result per line.", NULL,
+     NULL},
+    {"text", 't', CLI_SET, 1, offsetof(cli_args, text), NULL, NULL, "Include the documents' texts in JSON output.", NULL, NULL},
     {"raw", 'r', CLI_SET, 1, offsetof(cli_args, raw), NULL, NULL,
-     "Show the margin, logit(yes) - logit(no), instead of the probability in the table."},
+     "Show the margin, logit(yes) - logit(no), instead of the probability in the table.", NULL, NULL},
     {"explain", 'e', CLI_SET, 1, offsetof(cli_args, explain), NULL, NULL,
-     "Show tokens, shared tokens, margin, both logits, and whether the text was cut or held invalid UTF-8."},
+     "Show tokens, shared tokens, margin, both logits, and whether the text was cut or held invalid UTF-8.", NULL, NULL},
     {"color", 0, CLI_CHOICE, 0, offsetof(cli_args, color), "auto|always|never", NULL,
-     "Colours in the table (default: auto, on a terminal and without NO_COLOR)."},
+     "Colours in the table (default: auto, on a terminal and without NO_COLOR).", NULL, NULL},
     {0},
 };
 
@@ -187,7 +189,7 @@ static int run(const cli_args *args)
         goto done;
     }
     for (size_t i = 0; i < docs.n; i++) texts[i] = docs.items[i].text;
-    if ((code = cli_engine_open(args, &engine)) != CLI_OK) goto done;
+    if ((code = cli_engine_open(args, args->model, cli_log_print, (void *) (uintptr_t) args, &engine)) != CLI_OK) goto done;
 
     cli_progress progress;
     cli_progress_begin(&progress, args);
@@ -239,6 +241,6 @@ const cli_command cli_rank = {
         "  qwen-rerank rank 'list open files' docs/\n"
         "  grep -ri raid notes/ | qwen-rerank rank 'configure RAID' --top-n 5\n"
         "  qwen-rerank rank 'capital of China' --doc Beijing --doc Paris --json",
-    .groups = {options, cli_engine_options, cli_general_options},
+    .groups = {options, cli_engine_options, cli_backend_options, cli_general_options},
     .run = run,
 };

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 static const cli_option options[] = {
-    {"logits", 0, CLI_SET, 1, offsetof(cli_args, logits), NULL, NULL, "Add yes_logit and no_logit to every result."},
+    {"logits", 0, CLI_SET, 1, offsetof(cli_args, logits), NULL, NULL, "Add yes_logit and no_logit to every result.", NULL, NULL},
     {0},
 };
 
@@ -178,7 +178,7 @@ static int run(const cli_args *args)
     }
     g->args = args;
     size_t bytes = 0;
-    int code = cli_engine_open(args, &g->engine);
+    int code = cli_engine_open(args, args->model, cli_log_print, (void *) (uintptr_t) args, &g->engine);
     while (code == CLI_OK) {
         const char *line;
         size_t len;
@@ -225,6 +225,6 @@ const cli_command cli_score = {
         "A bad line gives {\"index\", \"error\"} in its place; the others are scored, and the exit code is 3. Answers are written as soon "
         "as no more input is there, so the program can be used as a coprocess: write a line, read its answer.\n\n"
         "  echo '{\"query\": \"capital of China\", \"document\": \"Beijing\"}' | qwen-rerank score",
-    .groups = {options, cli_engine_options, cli_general_options},
+    .groups = {options, cli_engine_options, cli_backend_options, cli_general_options},
     .run = run,
 };

@@ -11,11 +11,11 @@
 #include <unistd.h>
 
 static const cli_option options[] = {
-    {"tokenizer", 0, CLI_FILE, 0, offsetof(cli_args, tokenizer), "FILE", NULL, "A tokenizer.json, instead of that of --model."},
+    {"tokenizer", 0, CLI_FILE, 0, offsetof(cli_args, tokenizer), "FILE", NULL, "A tokenizer.json, instead of that of --model.", NULL, NULL},
     {"special", 's', CLI_SET, 1, offsetof(cli_args, special), NULL, NULL,
-     "Recognise special tokens such as <|im_end|>; without it they are plain text, as in queries and documents."},
-    {"count", 'c', CLI_SET, 1, offsetof(cli_args, count), NULL, NULL, "Print only the number of tokens."},
-    {"json", 0, CLI_SET, CLI_FORMAT_JSON, offsetof(cli_args, format), NULL, NULL, "Print JSON."},
+     "Recognise special tokens such as <|im_end|>; without it they are plain text, as in queries and documents.", NULL, NULL},
+    {"count", 'c', CLI_SET, 1, offsetof(cli_args, count), NULL, NULL, "Print only the number of tokens.", NULL, NULL},
+    {"json", 0, CLI_SET, CLI_FORMAT_JSON, offsetof(cli_args, format), NULL, NULL, "Print JSON.", NULL, NULL},
     {0},
 };
 

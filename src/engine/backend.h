@@ -44,13 +44,14 @@ typedef struct qr_backend_cfg {
     const qr_model *model; /* borrowed until close; NULL for a backend that keeps the model elsewhere (needs_model 0) */
     const char *model_dir; /* "builtin": no folder, the model is only in `model` */
     uint32_t yes_id, no_id;
-    qr_dtype dtype;            /* AUTO: the backend chooses */
-    int threads;               /* 0: the backend chooses */
-    size_t max_length;         /* longest prefix + sequence that score will be given */
-    size_t max_batch_tokens;   /* the engine aims at batches of this many own tokens; a single longer sequence comes alone */
-    size_t prefix_cache_bytes; /* 0: keep the latest prefix only */
-    size_t memory_limit;       /* bytes that may be planned for; 0: what is free; QR_SIZE_NONE: any */
-    qr_log_fn log;             /* or NULL */
+    qr_dtype dtype;          /* AUTO: the backend chooses */
+    int threads;             /* 0: the backend chooses */
+    size_t max_length;       /* longest prefix + sequence that score will be given */
+    size_t max_batch_tokens; /* the engine aims at batches of this many own tokens; a single longer sequence comes alone */
+    size_t max_batch_documents, max_concurrent; /* as in qr_options; the scheduler sees to them */
+    size_t prefix_cache_bytes;                  /* 0: keep the latest prefix only */
+    size_t memory_limit;                        /* bytes that may be planned for; 0: what is free; QR_SIZE_NONE: any */
+    qr_log_fn log;                              /* or NULL */
     void *log_arg;
 } qr_backend_cfg;
 

@@ -38,8 +38,8 @@ static qr_status check_options(const qr_options *o, qr_error *err)
         return qr_fail(err, QR_E_ARG, "qr_options.model: expected a folder, found nothing");
     if (o->threads < 0 || o->threads > MAX_THREADS)
         return qr_fail(err, QR_E_ARG, "qr_options.threads: expected 0 to %d, found %d", MAX_THREADS, o->threads);
-    if (o->dtype != QR_DTYPE_AUTO && o->dtype != QR_DTYPE_F32 && o->dtype != QR_DTYPE_BF16)
-        return qr_fail(err, QR_E_ARG, "qr_options.dtype: expected auto, f32 or bf16, found %d", (int) o->dtype);
+    if ((int) o->dtype < QR_DTYPE_AUTO || o->dtype > QR_DTYPE_INT8)
+        return qr_fail(err, QR_E_ARG, "qr_options.dtype: expected a qr_dtype, found %d", (int) o->dtype);
     return QR_OK;
 }
 
@@ -82,6 +82,8 @@ static qr_status start_scheduler(qr_engine *e, const qr_options *o, qr_error *er
     e->cfg.dtype = o->dtype;
     e->cfg.threads = o->threads;
     e->cfg.memory_limit = o->memory_limit;
+    e->cfg.max_batch_documents = o->max_batch_documents;
+    e->cfg.max_concurrent = o->max_concurrent;
     e->cfg.log = o->log;
     e->cfg.log_arg = o->log_arg;
     return qr_scheduler_open(&e->scheduler, e->ops, &e->cfg, o->warm_up, o->result_cache_bytes, err);

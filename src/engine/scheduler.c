@@ -250,13 +250,13 @@ static int seek_document(qr_job *job)
 }
 
 /* Puts documents of a job into the batch until they have `share` tokens; at least one if the batch is empty. */
-static qr_status add_documents(room *r, qr_job *job, size_t share, qr_error *err)
+static qr_status add_documents(room *r, qr_job *job, size_t share, size_t max_documents, qr_error *err)
 {
     size_t used = 0, query = SIZE_MAX; /* whose prefix is the batch's last */
     for (; seek_document(job); job->document++, job->result++) {
         const qr_prompt_ids *p = &job->prompts[job->query];
         size_t n = p->start[job->document + 1] - p->start[job->document], with_prefix = n + (query != job->query ? p->n_shared : 0);
-        if (r->n_seqs > 0 && used + with_prefix > share) break;
+        if (r->n_seqs > 0 && (used + with_prefix > share || r->n_seqs >= max_documents)) break;
         if (!grow_room(r, r->n_seqs + 1)) return qr_fail(err, QR_E_MEMORY, "no memory for a batch of %zu documents", r->n_seqs + 1);
         if (query != job->query) {
             query = job->query;
@@ -272,11 +272,13 @@ static qr_status add_documents(room *r, qr_job *job, size_t share, qr_error *err
     return QR_OK;
 }
 
-/* The active job, among those not yet in the batch, that has had the least. The first comer among equals. */
+/* The active job, among those not yet in the batch, that has had the least. The first comer among equals. Of max_concurrent jobs the later
+ * ones wait. */
 static qr_job *least_served(const qr_scheduler *s)
 {
     qr_job *least = NULL;
-    for (qr_job *job = s->active; job != NULL; job = job->next)
+    size_t n = 0, most = s->cfg.max_concurrent > 0 ? s->cfg.max_concurrent : SIZE_MAX;
+    for (qr_job *job = s->active; job != NULL && n < most; job = job->next, n++)
         if (job->n_in_batch == 0 && (least == NULL || job->tokens_served < least->tokens_served)) least = job;
     return least;
 }
@@ -286,13 +288,15 @@ static qr_status fill_batch(qr_scheduler *s, qr_error *err)
     room *r = &s->room;
     size_t n_jobs = 0, limit = s->cfg.max_batch_tokens;
     r->n_seqs = r->n_prefixes = r->n_tokens = 0;
+    size_t max_documents = s->cfg.max_batch_documents > 0 ? s->cfg.max_batch_documents : SIZE_MAX;
     for (qr_job *job = s->active; job != NULL; job = job->next) n_jobs++;
+    if (s->cfg.max_concurrent > 0 && n_jobs > s->cfg.max_concurrent) n_jobs = s->cfg.max_concurrent;
     for (qr_job *job; r->n_tokens < limit && (job = least_served(s)) != NULL; n_jobs--) {
         size_t left = limit - r->n_tokens, share = left / n_jobs;
         if (share < min_share_tokens) share = min_share_tokens < left ? min_share_tokens : left;
         /* What a job leaves of its share falls to those that come after it. */
         size_t before = r->n_seqs;
-        qr_status status = add_documents(r, job, share, err);
+        qr_status status = add_documents(r, job, share, max_documents, err);
         if (status != QR_OK) return status;
         if (r->n_seqs == before) break; /* its next document is longer than what is left: it comes first next time */
     }

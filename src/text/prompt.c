@@ -21,8 +21,8 @@
 
 static const char canonical_prefix[] = QR_PROMPT_PREFIX;
 static const char canonical_suffix[] = QR_PROMPT_SUFFIX;
-static const char canonical_query[] = "<Instruct>: {instruction}\n<Query>: {query}\n";
-static const char canonical_document[] = "<Document>: {document}";
+static const char canonical_query[] = QR_PROMPT_QUERY;
+static const char canonical_document[] = QR_PROMPT_DOCUMENT;
 static const char default_instruction[] = "Given a web search query, retrieve relevant passages that answer the query";
 
 /* What the canonical strings are in Qwen3's own vocabulary, which is recognised by its size and its id for "yes". */

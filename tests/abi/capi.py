@@ -13,7 +13,8 @@ class Options(c.Structure):
         ("max_batch_tokens", c.c_size_t), ("prefix_cache_bytes", c.c_size_t), ("instruction", c.c_char_p), ("prefix", c.c_char_p),
         ("suffix", c.c_char_p), ("query_template", c.c_char_p), ("document_template", c.c_char_p), ("yes_token", c.c_char_p),
         ("no_token", c.c_char_p), ("log", c.c_void_p), ("log_arg", c.c_void_p), ("warm_up", c.c_int),
-        ("result_cache_bytes", c.c_size_t), ("memory_limit", c.c_size_t),
+        ("result_cache_bytes", c.c_size_t), ("memory_limit", c.c_size_t), ("max_batch_documents", c.c_size_t),
+        ("max_concurrent", c.c_size_t),
     ]  # fmt: skip
 
 

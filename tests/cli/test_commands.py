@@ -140,4 +140,4 @@ try qwen-rerank rank --dtype ""
 try qwen-rerank completion f
 """
     out = subprocess.run(["bash", "-c", script], capture_output=True, text=True).stdout
-    assert out.splitlines() == ["score", "--dtype", "auto f32 bf16", "fish"]
+    assert out.splitlines() == ["score", "--dtype", "auto f32 bf16 f16 int8", "fish"]

@@ -266,7 +266,7 @@ def test_limits_on_characters(start):
     long = server.post("/v1/rerank", {"query": "123456", "documents": ["a"]})
     assert long.status == 400 and "at most 5 characters" in long.json()["message"]
     cut = server.post("/v1/rerank", {"query": "ääää", "documents": ["äbcdefgh", "äbcdefg"]})
-    assert cut.status == 200 and cut.headers["X-Truncated-Documents"] == "1" and len(set(scores(cut))) == 1
+    assert cut.status == 200 and cut.headers["X-Truncated-Documents"] == "1" and len(set(scores(cut).values())) == 1
     assert server.post("/v1/rerank", {"query": "q", "documents": ["a", "12345678"], "truncation": False}).status == 400
 
 

@@ -193,7 +193,10 @@ static void user_text_gives_no_special_tokens(void **state)
     assert_false(qr_prompt_is_canonical(prompt));
     qr_text document = text_of("</think>{query}"), instruction = text_of("{document}<|im_end|>");
     qr_prompt_ids ids = {0};
-    must_build(prompt, &(qr_query){.query = text_of("{document}{query}<think>"), .instruction = &instruction, .documents = &document, .n_documents = 1}, 8192, &ids);
+    must_build(
+        prompt,
+        &(qr_query){.query = text_of("{document}{query}<think>"), .instruction = &instruction, .documents = &document, .n_documents = 1},
+        8192, &ids);
     qr_ids want = {0};
     static const char first[] = "{document}{query}<think><|im_sep|>{document}<|im_end|>\n", second[] = "Doc: </think>{query}";
     assert_int_equal(qr_tok_encode(tok, first, strlen(first), QR_TOK_MARKUP, 0, &want, NULL, NULL, NULL), QR_OK);
