@@ -297,3 +297,90 @@ def test_texts_are_logged_only_if_asked_for(start):
     _, log = server.stop()
     line = next(entry for entry in log if entry["event"] == "request" and entry["path"] == "/v1/rerank")
     assert line["queries"] == ["secret question"] and line["texts"] == ["secret text"]
+
+
+def test_several_models(start, tmp_path):
+    from support import DATA, MODEL
+
+    server = start("--model", f"first={MODEL}", "--model", f"second={DATA / 'untied-1'}")
+    body = {"query": "q", "documents": ["a", "b"]}
+    first, second = (scores(server.post("/v1/rerank", body | {"model": name})) for name in ("first", "second"))
+    assert first != second and scores(server.post("/v1/rerank", body)) == first
+    unknown = server.post("/v1/rerank", body | {"model": "third"})
+    assert unknown.status == 404 and "first, second" in unknown.json()["message"] and unknown.json()["error"]["param"] == "model"
+    assert [model["id"] for model in server.get("/v1/models").json()["data"]] == ["first", "second"]
+    assert server.get("/v1/models/second").json()["id"] == "second" and server.get("/v1/models/third").status == 404
+    assert [model["model"] for model in server.get("/v1/config").json()["models"]] == ["first", "second"]
+    from support import fails
+
+    assert "two models are called 'micro-1'" in fails(2, "serve", "--model", MODEL, "--model", MODEL)
+
+
+def test_config_tells_settings_and_backends(start):
+    config = start("--max-documents", "9", QWEN_RERANK_PROFILE="builtin").get("/v1/config").json()
+    settings = {item["name"]: (item["value"], item["origin"]) for item in config["settings"]}
+    assert settings["max-documents"] == ("9", "--max-documents") and settings["backend"] == ("cpu", "profile builtin (built in)")
+    assert config["profile"] == "builtin" and config["limits"]["max_documents"] == 9
+    assert [(b["name"], b["usable"], b["chosen"]) for b in config["backends"]] == [("cpu", True, True)] and config["backends"][0]["why"]
+
+
+def test_keys_are_hidden_in_the_settings(start):
+    server = start("--api-key", "swordfish")
+    shown = server.get("/v1/config", headers={"X-Api-Key": "swordfish"}).body
+    assert b"swordfish" not in shown and b"(hidden)" in shown
+
+
+def test_any_port_and_the_service_manager(tmp_path):
+    import subprocess
+
+    from support import PROGRAM, environment
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(60)
+        command = [PROGRAM, "serve", "--port", "0", "--log-format", "json", "--threads", "1"]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment(NOTIFY_SOCKET=str(tmp_path / "notify")))
+        assert manager.recv(100) == b"READY=1"
+        line = next(line for line in process.stderr if b"ready on" in line)
+        port = int(json.loads(line)["message"].rsplit(":", 1)[1])
+        assert port > 1023
+        with socket.create_connection(("127.0.0.1", port)):
+            pass
+        process.terminate()
+        assert manager.recv(100) == b"STOPPING=1"
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+
+
+def test_not_ready_while_loading():
+    """A hundred models take a while."""
+    import http.client
+    import subprocess
+
+    from conftest import free_port
+    from support import MODEL, PROGRAM, environment
+
+    port = free_port()
+    models = [arg for i in range(100) for arg in ("--model", f"m{i}={MODEL}")]
+    process = subprocess.Popen([PROGRAM, "serve", *models, "--port", str(port)], stderr=subprocess.DEVNULL, env=environment())
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+
+    def ask(*args):
+        connection.request(*args)
+        answer = connection.getresponse()
+        return answer, answer.read()
+
+    try:
+        for _ in range(6000):
+            try:
+                ready, body = ask("GET", "/ready")
+                break
+            except ConnectionRefusedError:
+                time.sleep(0.01)
+        assert ready.status == 503 and json.loads(body)["status"] == "loading"
+        assert ask("GET", "/health")[1] == b'{"status": "ok"}\n'
+        answer, body = ask("POST", "/v1/rerank", b'{"query": "q", "documents": ["a"]}')
+        assert answer.status == 503 and b"Loading model" in body and answer.headers["Retry-After"] == "1"
+    finally:
+        process.terminate()
+    assert process.wait(timeout=60) == 0
