@@ -363,9 +363,9 @@ def test_not_ready_while_loading():
     port = free_port()
     models = [arg for i in range(100) for arg in ("--model", f"m{i}={MODEL}")]
     process = subprocess.Popen([PROGRAM, "serve", *models, "--port", str(port)], stderr=subprocess.DEVNULL, env=environment())
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
 
     def ask(*args):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         connection.request(*args)
         answer = connection.getresponse()
         return answer, answer.read()
