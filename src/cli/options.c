@@ -321,7 +321,7 @@ int cli_args_parse(cli_args *args, const cli_command *command, int argc, char **
                     return CLI_USAGE;
                 }
                 char source[3] = {'-', *p, 0};
-                const char *value = NULL;
+                const char *value = o->kind == CLI_SWITCH ? "true" : NULL;
                 if (takes_argument(o)) {
                     value = p[1] != 0 ? p + 1 : ++i < argc ? argv[i] : NULL;
                     if (value == NULL) {
@@ -330,7 +330,7 @@ int cli_args_parse(cli_args *args, const cli_command *command, int argc, char **
                     }
                 }
                 code = take(args, o, source, value);
-                if (value != NULL) break;
+                if (takes_argument(o)) break;
             }
         }
     }
