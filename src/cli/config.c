@@ -379,7 +379,8 @@ static void check_environment(const cli_args *args)
             cli_suggest(name, o->env, &distance, &best);
         }
         if (!known)
-            cli_note(args, QR_LOG_WARN, "unknown variable %s%s%s%s", name, best ? "; did you mean " : "", best ? best : "", best ? "?" : "");
+            cli_note(args, QR_LOG_WARN, "unknown variable %s%s%s%s", name, best ? "; did you mean " : "", best ? best : "",
+                     best ? "?" : "");
     }
 }
 

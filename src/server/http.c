@@ -102,6 +102,17 @@ static void choose_id(sv_exchange *x)
     for (size_t i = 0; i < sizeof bytes; i++) snprintf(x->id + 2 * i, 3, "%02x", bytes[i]);
 }
 
+/* "00-<32 hexadecimal digits>-<16>-<2>" */
+static void read_trace(sv_exchange *x)
+{
+    static const char digits[] = "0123456789abcdef";
+    const char *value = sv_header(x, "traceparent");
+    if (value == NULL || strlen(value) < 55 || strspn(value, digits) != 2 || value[2] != '-' || strspn(value + 3, digits) != 32 ||
+        value[35] != '-' || strspn(value + 3, "0") >= 32)
+        return;
+    memcpy(x->trace_id, value + 3, 32);
+}
+
 static sv_exchange *new_exchange(sv_http *h, struct MHD_Connection *connection, const char *method, const char *path)
 {
     sv_exchange *x = qr_calloc(1, sizeof *x);
@@ -118,10 +129,11 @@ static sv_exchange *new_exchange(sv_http *h, struct MHD_Connection *connection, 
     h->n_exchanges++;
     pthread_mutex_unlock(&h->lock);
     x->http = p;
-    x->method = method;
+    snprintf(x->method, sizeof x->method, "%s", method);
     x->path = copy;
     x->begin = qr_now();
     choose_id(x);
+    read_trace(x);
     return x;
 }
 
@@ -386,6 +398,7 @@ static void on_completed(void *arg, struct MHD_Connection *connection, void **co
     int in_work = p->phase == STREAMING && !p->has_ended;
     if (in_work) {
         p->is_orphan = 1; /* the handler's until it ends the stream */
+        p->connection = NULL;
         p->suspended = 0;
         __atomic_store_n(&x->cancel, 1, __ATOMIC_RELAXED);
     }

@@ -14,10 +14,11 @@ enum { SV_MAX_HEADERS = 24, SV_ID_BYTES = 72 };
 
 /* One request and its answer. Fields of the request may be read from when the handler is called until the answer is given. */
 typedef struct sv_exchange {
-    const char *method;   /* "POST" */
+    char method[16];      /* "POST"; cut if longer */
     char *path;           /* decoded, without the query string */
     qr_buf body;          /* as sent */
     char id[SV_ID_BYTES]; /* the client's X-Request-ID if it is harmless, else made up; sent back */
+    char trace_id[33];    /* of the client's traceparent header (W3C), or "" */
     double begin, read;   /* qr_now when the request line had arrived, and when the body had */
     volatile int cancel;  /* set when the client has gone; for qr_call.cancel */
 
@@ -57,7 +58,7 @@ size_t sv_http_drain(sv_http *http, double seconds);
 void sv_http_close(sv_http *http);
 unsigned sv_http_port(const sv_http *http);
 
-/* A header of the request, or NULL. */
+/* A header of the request, or NULL. To be called in the handler. */
 const char *sv_header(const sv_exchange *exchange, const char *name);
 /* Adds a header to the answer; both are copied. */
 void sv_add_header(sv_exchange *exchange, const char *name, const char *format, ...) __attribute__((format(printf, 3, 4)));

@@ -295,22 +295,11 @@ typedef struct request_line {
     double total_ms;
 } request_line;
 
-/* The trace id of a W3C traceparent header, 32 hexadecimal digits; NULL: there is none. */
-static const char *trace_id(const sv_exchange *x)
-{
-    const char *value = sv_header(x, "traceparent");
-    if (value == NULL || strlen(value) < 55 || strspn(value, "0123456789abcdef") != 2 || value[2] != '-' ||
-        strspn(value + 3, "0123456789abcdef") != 32 || value[35] != '-')
-        return NULL;
-    return strspn(value + 3, "0") >= 32 ? NULL : value + 3;
-}
-
 static void write_request_line(qr_json_out *json, const void *arg)
 {
     const request_line *line = arg;
-    const char *trace = trace_id(line->exchange);
     qr_out_string(json, "request_id", line->exchange->id);
-    if (trace != NULL) qr_out_text(json, "trace_id", trace, 32);
+    if (line->exchange->trace_id[0] != 0) qr_out_string(json, "trace_id", line->exchange->trace_id);
     qr_out_string(json, "method", line->exchange->method);
     qr_out_string(json, "path", line->exchange->path);
     qr_out_int(json, "status", (uint64_t) line->status);

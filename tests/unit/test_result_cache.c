@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <string.h>
+
 #include <cmocka.h>
 
 static qr_result_key key(uint32_t n)
@@ -40,7 +41,8 @@ static void test_key_is_of_the_whole_prompt(void **state)
 {
     (void) state;
     uint32_t ids[] = {1, 2, 3, 4};
-    qr_result_key a = qr_result_key_of(ids, 1, ids + 1, 3), b = qr_result_key_of(ids, 3, ids + 3, 1), c = qr_result_key_of(ids, 1, ids + 1, 2);
+    qr_result_key a = qr_result_key_of(ids, 1, ids + 1, 3), b = qr_result_key_of(ids, 3, ids + 3, 1),
+                  c = qr_result_key_of(ids, 1, ids + 1, 2);
     assert_memory_equal(&a, &b, sizeof a);
     assert_memory_not_equal(&a, &c, sizeof a);
 }
