@@ -8,7 +8,7 @@
 #include <pthread.h>
 #include <time.h>
 
-enum { SV_N_BUCKETS = 14, SV_N_STATUSES = 32 };
+enum { SV_N_BUCKETS = 17, SV_N_STATUSES = 32 };
 
 typedef struct sv_histogram {
     uint64_t counts[SV_N_BUCKETS + 1]; /* the last one: more than the largest bound */

@@ -315,8 +315,8 @@ static void log_request(const sv_server *s, const request_line *line)
     if (x->user != NULL) n += sv_rerank_describe(x->user, text + n, sizeof text - (size_t) n);
     snprintf(text + n, sizeof text - (size_t) n, " [%s]", x->id);
     /* Probes come every few seconds, and the page asks for the counters. */
-    int is_probe = x->user == NULL && line->status < 400;
-    qr_log_level level = line->status >= 500 ? QR_LOG_WARN : is_probe ? QR_LOG_DEBUG : QR_LOG_INFO;
+    int is_probe = x->user == NULL && strcmp(x->method, "POST") != 0 && (line->status < 400 || line->status == 503);
+    qr_log_level level = is_probe ? QR_LOG_DEBUG : line->status >= 500 ? QR_LOG_WARN : QR_LOG_INFO;
     sv_log_event(s->options.log, level, "request", text, write_request_line, line);
 }
 
