@@ -38,7 +38,7 @@ export QR_TEST_DATA := $(CURDIR)/build/testdata
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := build
-.PHONY: help build serve demo test test-unit test-python test-arm64 bench fuzz format format-check lint install clean data
+.PHONY: help build serve demo test test-unit test-python test-page test-arm64 bench fuzz format format-check lint install clean data
 
 help: ## this list
 	@echo "usage: make TARGET [CC=clang] [SAN=address|undefined|thread]"
@@ -60,7 +60,7 @@ data: build
 	@scripts/san-env.sh "$(SAN)" scripts/testdata.sh $(BUILD)/make_checkpoint build/testdata
 
 # Tests use more threads than there are cores, on purpose, and under emulation: waiting threads must not spin.
-test-unit test-python test-arm64: export OMP_WAIT_POLICY := passive
+test-unit test-python test-page test-arm64: export OMP_WAIT_POLICY := passive
 
 test: test-unit test-python ## all core tests: C unit tests, then the program and the library from outside
 
@@ -72,6 +72,10 @@ test-python: data
 	@scripts/deps.sh test
 	@scripts/venv.sh
 	@scripts/san-env.sh "$(SAN)" build/venv/bin/pytest -p no:cacheprovider -q $(if $(SAN),-m "not slow") tests
+
+test-page: build ## the page of `serve` in a real browser
+	@scripts/deps.sh page
+	@scripts/page.sh
 
 test-arm64: ## cross-compiles for 64-bit ARM and runs the unit tests and golden scores under qemu
 	@scripts/deps.sh build test arm64
