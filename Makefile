@@ -38,7 +38,7 @@ export QR_TEST_DATA := $(CURDIR)/build/testdata
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := build
-.PHONY: help build serve demo test test-unit test-python test-page test-arm64 bench fuzz format format-check lint install clean data
+.PHONY: help build serve demo test test-unit test-python test-page test-arm64 bench bench-http fuzz format format-check lint install clean data
 
 help: ## this list
 	@echo "usage: make TARGET [CC=clang] [SAN=address|undefined|thread]"
@@ -84,6 +84,10 @@ test-arm64: ## cross-compiles for 64-bit ARM and runs the unit tests and golden 
 bench: build ## speed on this machine; MODEL=DIR, else a generated one of 0.6B's shape (1.2 GB on disk)
 	@$(if $(MODEL),,scripts/testdata.sh $(BUILD)/make_checkpoint build/testdata 0.6b-1)
 	@$(BUILD)/bench --model $(or $(MODEL),build/testdata/0.6b-1) $(BENCH_ARGS) bench/workloads/*.json
+
+bench-http: build ## what the service costs around the model (wrk, a backend that answers at once)
+	@scripts/deps.sh bench-http
+	@scripts/bench_http.sh $(BUILD)
 
 fuzz: ## every parser under libFuzzer for FUZZ_SECONDS (60) each
 	@scripts/deps.sh build clang

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes sure that what a make target needs is on this machine, and installs it on Debian and Ubuntu.
 #
-# usage: scripts/deps.sh GROUP...     groups: build test clang lint page arm64
+# usage: scripts/deps.sh GROUP...     groups: build test clang lint page bench-http arm64
 #
 # Looks for the programs and headers themselves, not for package names, so that a compiler from elsewhere is good enough and the usual
 # case (nothing missing) costs a few milliseconds. QR_NO_DEPS=1 skips everything: then CMake says what it misses.
@@ -83,6 +83,9 @@ for group in "$@"; do
         program clang-tidy "static analysis" clang-tidy llvm
         program clang-format "source format" clang-format clang-format
         program shellcheck "checks shell scripts" shellcheck shellcheck
+        ;;
+    bench-http)
+        program wrk "asks as fast as it can" wrk wrk
         ;;
     page)
         program node "runs the tests of the page" nodejs -

@@ -59,10 +59,11 @@ static qr_status choose_limits(qr_engine *e, const qr_options *o, qr_error *err)
     return QR_OK;
 }
 
-static qr_status open_parts(qr_engine *e, const qr_options *o, qr_error *err)
+static qr_status open_parts(qr_engine *e, const qr_backend_ops *ops, const qr_options *o, qr_error *err)
 {
     if ((e->model_dir = qr_strndup(o->model, strlen(o->model))) == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for the engine");
-    qr_status status = qr_backend_choose(&e->ops, o->backend, err);
+    qr_status status = QR_OK;
+    if ((e->ops = ops) == NULL) status = qr_backend_choose(&e->ops, o->backend, err);
     if (status == QR_OK && (status = qr_model_open(&e->model, o->model, err)) == QR_OK) e->model_open = 1;
     if (status == QR_OK) status = qr_model_tokenizer_open(&e->tokenizer, o->model, err);
     if (status == QR_OK) status = qr_prompt_open(&e->prompt, e->tokenizer, o, err);
@@ -103,7 +104,9 @@ static void log_opened(const qr_engine *e, const qr_options *o)
         o->log(o->log_arg, QR_LOG_WARN, "the prompt differs from the one that Qwen3-Reranker was trained with");
 }
 
-qr_status qr_engine_open(qr_engine **out, const qr_options *options, qr_error *err)
+qr_status qr_engine_open(qr_engine **out, const qr_options *options, qr_error *err) { return qr_engine_open_on(out, NULL, options, err); }
+
+qr_status qr_engine_open_on(qr_engine **out, const qr_backend_ops *ops, const qr_options *options, qr_error *err)
 {
     double start = qr_now();
     if (out == NULL) return qr_fail(err, QR_E_ARG, "qr_engine_open: out is NULL");
@@ -112,7 +115,7 @@ qr_status qr_engine_open(qr_engine **out, const qr_options *options, qr_error *e
     if (status != QR_OK) return status;
     qr_engine *e = qr_calloc(1, sizeof *e);
     if (e == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for the engine");
-    status = open_parts(e, options, err);
+    status = open_parts(e, ops, options, err);
     if (status == QR_OK) status = start_scheduler(e, options, err);
     if (status != QR_OK) {
         qr_engine_close(e);
