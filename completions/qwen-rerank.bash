@@ -21,6 +21,7 @@ _qwen_rerank()
         --max-document-chars) return ;;
         --max-body) return ;;
         --max-waiting) return ;;
+        --max-connections) return ;;
         --request-timeout) return ;;
         --drain-timeout) return ;;
         --result-cache) return ;;
@@ -50,7 +51,7 @@ _qwen_rerank()
         --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
         esac
         case $cur in
-        -*) COMPREPLY=($(compgen -W "--host --port --unix-socket --api-key --api-key-file --protect-metrics --cors-origin --served-name --url-prefix --max-documents --max-query-chars --max-document-chars --max-body --max-waiting --request-timeout --drain-timeout --result-cache --warm-up --return-documents --mirror-data --log-format --log-texts --tls-cert --tls-key --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --mlx-compile --tensor-parallel --gpu-memory --prefix-caching --max-model-len --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        -*) COMPREPLY=($(compgen -W "--host --port --unix-socket --api-key --api-key-file --protect-metrics --cors-origin --served-name --url-prefix --max-documents --max-query-chars --max-document-chars --max-body --max-waiting --max-connections --request-timeout --drain-timeout --result-cache --warm-up --return-documents --mirror-data --log-format --log-texts --tls-cert --tls-key --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --mlx-compile --tensor-parallel --gpu-memory --prefix-caching --max-model-len --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
         ;;
     rank)
@@ -149,6 +150,7 @@ _qwen_rerank()
         --max-document-chars) return ;;
         --max-body) return ;;
         --max-waiting) return ;;
+        --max-connections) return ;;
         --request-timeout) return ;;
         --drain-timeout) return ;;
         --result-cache) return ;;
@@ -178,7 +180,7 @@ _qwen_rerank()
         --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
         esac
         case $cur in
-        -*) COMPREPLY=($(compgen -W "--json --host --port --unix-socket --api-key --api-key-file --protect-metrics --cors-origin --served-name --url-prefix --max-documents --max-query-chars --max-document-chars --max-body --max-waiting --request-timeout --drain-timeout --result-cache --warm-up --return-documents --mirror-data --log-format --log-texts --tls-cert --tls-key --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --mlx-compile --tensor-parallel --gpu-memory --prefix-caching --max-model-len --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        -*) COMPREPLY=($(compgen -W "--json --host --port --unix-socket --api-key --api-key-file --protect-metrics --cors-origin --served-name --url-prefix --max-documents --max-query-chars --max-document-chars --max-body --max-waiting --max-connections --request-timeout --drain-timeout --result-cache --warm-up --return-documents --mirror-data --log-format --log-texts --tls-cert --tls-key --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --mlx-compile --tensor-parallel --gpu-memory --prefix-caching --max-model-len --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
         ;;
     doctor)

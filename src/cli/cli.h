@@ -74,7 +74,8 @@ typedef struct cli_args {
 
     const char *host, *unix_socket, *url_prefix, *api_key_file, *tls_cert, *tls_key, *served_name;
     cli_list api_keys, cors_origins;
-    size_t port, max_documents, max_query_chars, max_document_chars, max_body_mib, max_waiting, request_timeout, drain_timeout;
+    size_t port, max_documents, max_query_chars, max_document_chars, max_body_mib, max_waiting, max_connections, request_timeout,
+        drain_timeout;
     size_t result_cache_mib;
     int log_format;
     int log_texts, warm_up, return_documents, mirror_data, protect_metrics; /* CLI_ON, CLI_OFF */

@@ -11,6 +11,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -46,6 +47,8 @@ const cli_option cli_serve_options[] = {
      "limits.max_body_mib", "64"},
     {"max-waiting", 0, CLI_COUNT, 1, offsetof(cli_args, max_waiting), "N", "QWEN_RERANK_MAX_WAITING",
      "Requests in work or waiting; more are told to come again, status 429 (default: 512).", "limits.max_waiting", "512"},
+    {"max-connections", 0, CLI_COUNT, 16, offsetof(cli_args, max_connections), "N", "QWEN_RERANK_MAX_CONNECTIONS",
+     "Open connections; more wait until one is closed (default: 4096).", "limits.max_connections", "4096"},
     {"request-timeout", 0, CLI_COUNT, 1, offsetof(cli_args, request_timeout), "S", "QWEN_RERANK_REQUEST_TIMEOUT",
      "Seconds after which a request fails with status 504 (default: 300).", "limits.request_timeout_s", "300"},
     {"drain-timeout", 0, CLI_COUNT, 1, offsetof(cli_args, drain_timeout), "S", "QWEN_RERANK_DRAIN_TIMEOUT",
@@ -240,9 +243,20 @@ static int check_args(const cli_args *args)
 {
     if ((args->tls_cert != NULL) != (args->tls_key != NULL)) cli_error(args, "--tls-cert and --tls-key belong together");
     else if (args->port > 65535) cli_error(args, "--port: expected at most 65535, found %zu", args->port);
+    else if (args->max_connections > 1000000)
+        cli_error(args, "--max-connections: expected at most 1000000, found %zu", args->max_connections);
     else if (args->max_body_mib > 1 << 20) cli_error(args, "--max-body: expected at most %d, found %zu", 1 << 20, args->max_body_mib);
     else return CLI_OK;
     return CLI_USAGE;
+}
+
+/* Every connection is a file. Systems allow 1,024 by default and far more to those who ask. */
+static void allow_files(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit); /* if it fails, fewer connections are open at a time */
 }
 
 static int run(const cli_args *args)
@@ -260,6 +274,7 @@ static int run(const cli_args *args)
     if (code == CLI_OK) code = cli_backend_check(args, &backend);
     if (code == CLI_OK) code = name_models(args, models, n);
     if (code != CLI_OK) goto done;
+    allow_files();
     for (size_t i = 0; i < n; i++) names[i] = models[i].name;
     sv_server_options server_options = {
         .host = args->host,
@@ -280,6 +295,7 @@ static int run(const cli_args *args)
         .max_query_chars = args->max_query_chars,
         .max_document_chars = args->max_document_chars,
         .max_waiting = args->max_waiting,
+        .max_connections = (unsigned) args->max_connections,
         .request_timeout_s = (double) args->request_timeout,
         .return_documents = cli_is_on(args->return_documents, 0),
         .mirror_data = cli_is_on(args->mirror_data, 0),

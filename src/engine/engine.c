@@ -13,7 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { DEFAULT_MAX_LENGTH = 8192, DEFAULT_BATCH_TOKENS = 2048, MAX_THREADS = 1024 };
+enum { DEFAULT_MAX_LENGTH = 8192, DEFAULT_BATCH_TOKENS = 2048, MAX_THREADS = 1024, MAX_IDLE = 8 };
 static const size_t default_prefix_cache_bytes = (size_t) 256 << 20;
 
 struct qr_engine {
@@ -26,6 +26,10 @@ struct qr_engine {
     qr_backend_cfg cfg;
     qr_scheduler *scheduler;
     double load_seconds;
+
+    pthread_mutex_t lock;  /* guards the rest */
+    qr_ids idle[MAX_IDLE]; /* without ids: what they hold is the encoder's scratch, with the words of former calls */
+    size_t n_idle;
 };
 
 const char *qr_version(void) { return QR_VERSION; }
@@ -115,6 +119,7 @@ qr_status qr_engine_open_on(qr_engine **out, const qr_backend_ops *ops, const qr
     if (status != QR_OK) return status;
     qr_engine *e = qr_calloc(1, sizeof *e);
     if (e == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for the engine");
+    pthread_mutex_init(&e->lock, NULL);
     status = open_parts(e, ops, options, err);
     if (status == QR_OK) status = start_scheduler(e, options, err);
     if (status != QR_OK) {
@@ -134,6 +139,8 @@ void qr_engine_close(qr_engine *e)
     qr_prompt_close(e->prompt);
     qr_tok_close(e->tokenizer);
     if (e->model_open) qr_model_close(&e->model);
+    for (size_t i = 0; i < e->n_idle; i++) qr_ids_deinit(&e->idle[i]);
+    pthread_mutex_destroy(&e->lock);
     qr_free(e->model_dir);
     qr_free(e);
 }
@@ -184,24 +191,51 @@ static qr_status check_query(const qr_query *q, size_t index, qr_error *err)
     return what == NULL ? QR_OK : qr_fail(err, QR_E_ARG, "query %zu: %s is NULL but has a length", index, what);
 }
 
-static qr_status build_prompts(const qr_engine *e, const qr_query *queries, size_t n_queries, qr_prompt_ids *prompts, qr_result *results,
+/* The encoder's scratch is large and knows words: it goes from call to call instead of living as long as the prompts do. */
+static struct qr_encode_scratch *take_scratch(qr_engine *e)
+{
+    struct qr_encode_scratch *scratch = NULL;
+    pthread_mutex_lock(&e->lock);
+    if (e->n_idle > 0) scratch = e->idle[--e->n_idle].scratch;
+    pthread_mutex_unlock(&e->lock);
+    return scratch;
+}
+
+static void return_scratch(qr_engine *e, struct qr_encode_scratch *scratch, int is_large)
+{
+    qr_ids holder = {.scratch = scratch};
+    pthread_mutex_lock(&e->lock);
+    int kept = scratch != NULL && !is_large && e->n_idle < MAX_IDLE;
+    if (kept) e->idle[e->n_idle++] = holder;
+    pthread_mutex_unlock(&e->lock);
+    if (!kept) qr_ids_deinit(&holder);
+}
+
+static qr_status build_prompts(qr_engine *e, const qr_query *queries, size_t n_queries, qr_prompt_ids *prompts, qr_result *results,
                                const qr_call *call, qr_error *err)
 {
-    size_t result = 0;
-    for (size_t q = 0; q < n_queries; q++) {
+    static const size_t large_ids = 1 << 18;
+    struct qr_encode_scratch *scratch = take_scratch(e);
+    qr_status status = QR_OK;
+    size_t result = 0, n_ids = 0;
+    for (size_t q = 0; q < n_queries && status == QR_OK; q++) {
         const qr_query *query = &queries[q];
-        qr_status status = check_query(query, q, err);
-        if (status != QR_OK) return status;
+        if ((status = check_query(query, q, err)) != QR_OK) break;
         if (query->n_documents == 0) continue;
         size_t max_length = e->cfg.max_length;
         if (query->max_length > 0 && query->max_length < max_length) max_length = query->max_length;
+        prompts[q].ids.scratch = scratch;
         status = qr_prompt_build(e->prompt, query, max_length, &prompts[q], err);
-        if (status != QR_OK) return n_queries > 1 ? qr_fail_prefix(err, status, "query %zu", q) : status;
-        if ((status = describe_results(results + result, &prompts[q], call, err)) != QR_OK) return status;
+        scratch = prompts[q].ids.scratch;
+        prompts[q].ids.scratch = NULL;
+        n_ids += prompts[q].ids.n;
+        if (status != QR_OK && n_queries > 1) qr_fail_prefix(err, status, "query %zu", q);
+        if (status == QR_OK) status = describe_results(results + result, &prompts[q], call, err);
         result += query->n_documents;
-        if (call != NULL && qr_is_set(call->cancel)) return qr_fail(err, QR_E_CANCELLED, "cancelled");
+        if (status == QR_OK && call != NULL && qr_is_set(call->cancel)) status = qr_fail(err, QR_E_CANCELLED, "cancelled");
     }
-    return QR_OK;
+    return_scratch(e, scratch, n_ids > large_ids);
+    return status;
 }
 
 /* A call in work. */

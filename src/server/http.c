@@ -14,6 +14,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <microhttpd.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <netdb.h>
 #include <openssl/rand.h>
 #include <pthread.h>
@@ -27,6 +30,7 @@
 #include <unistd.h>
 
 static const double watch_interval_s = 0.25;
+static const size_t large_bytes = (size_t) 1 << 20;
 
 enum phase { READING, WAITING, STREAMING, ANSWERED };
 
@@ -39,6 +43,7 @@ typedef struct sv_http_part {
     struct MHD_Connection *connection;
     enum phase phase; /* guarded by http->lock from WAITING on */
     int too_large, status, suspended;
+    int is_large; /* the body has more than large_bytes */
     const char *content_type;
     header headers[SV_MAX_HEADERS];
     size_t n_headers;
@@ -47,7 +52,7 @@ typedef struct sv_http_part {
     size_t n_sent;
     int has_ended, is_orphan;         /* the handler has said all; the client has gone before that */
     double closed_at;                 /* when the client was seen to have closed its side; 0: it has not */
-    struct sv_exchange *next, **link; /* among those that wait */
+    struct sv_exchange *next, **link; /* among all */
 } part;
 
 struct sv_http {
@@ -61,9 +66,11 @@ struct sv_http {
 
     pthread_mutex_t lock; /* guards all below */
     pthread_cond_t changed;
-    sv_exchange *waiting;
-    size_t n_exchanges; /* requests whose answer is not sent yet */
+    sv_exchange *exchanges; /* requests whose answer is not sent yet */
+    size_t n_exchanges;
+    size_t n_in_work; /* of these, those that the handler has */
     int quiesced, closing, watcher_sleeps;
+    int has_freed_much; /* since memory was last given back to the system */
 };
 
 static void log_message(const sv_http *h, qr_log_level level, const char *format, ...) __attribute__((format(printf, 3, 4)));
@@ -125,15 +132,19 @@ static sv_exchange *new_exchange(sv_http *h, struct MHD_Connection *connection, 
         return NULL;
     }
     *p = (part){.http = h, .connection = connection};
-    pthread_mutex_lock(&h->lock);
-    h->n_exchanges++;
-    pthread_mutex_unlock(&h->lock);
     x->http = p;
     snprintf(x->method, sizeof x->method, "%s", method);
     x->path = copy;
     x->begin = qr_now();
     choose_id(x);
     read_trace(x);
+    pthread_mutex_lock(&h->lock);
+    h->n_exchanges++;
+    p->link = &h->exchanges;
+    if ((p->next = h->exchanges) != NULL) p->next->http->link = &p->next;
+    h->exchanges = x;
+    if (h->watcher_sleeps) pthread_cond_broadcast(&h->changed);
+    pthread_mutex_unlock(&h->lock);
     return x;
 }
 
@@ -176,13 +187,11 @@ void sv_add_header(sv_exchange *x, const char *name, const char *format, ...)
     qr_free(h->value);
 }
 
-static void unlink_waiting(sv_exchange *x)
+static void unlink_exchange(sv_exchange *x)
 {
-    part *p = x->http;
-    if (p->link == NULL) return;
+    const part *p = x->http;
     *p->link = p->next;
     if (p->next != NULL) p->next->http->link = p->link;
-    p->link = NULL;
 }
 
 /* With the lock held: the connection that has to be resumed after it, or NULL. */
@@ -197,7 +206,7 @@ static struct MHD_Connection *take_suspended(part *p)
 static void end_waiting(sv_exchange *x)
 {
     sv_http *h = x->http->http;
-    unlink_waiting(x);
+    h->n_in_work--;
     if (h->closing) pthread_cond_broadcast(&h->changed);
 }
 
@@ -221,8 +230,9 @@ static void finish(sv_exchange *x, int status)
     sv_http *h = x->http->http;
     if (status != 0 && h->options.finished != NULL) h->options.finished(h->options.arg, x, status);
     pthread_mutex_lock(&h->lock);
-    unlink_waiting(x);
+    unlink_exchange(x);
     h->n_exchanges--;
+    h->has_freed_much |= x->http->is_large;
     if (h->quiesced) pthread_cond_broadcast(&h->changed);
     pthread_mutex_unlock(&h->lock);
     free_exchange(x);
@@ -318,6 +328,9 @@ static enum MHD_Result refuse_large(sv_exchange *x)
                   "{\"message\": \"the body is larger than %zu bytes\", \"detail\": \"the body is larger than %zu bytes\", "
                   "\"error\": {\"message\": \"the body is larger than %zu bytes\", \"type\": \"invalid_request_error\", \"code\": 413}}\n",
                   h->options.max_body_bytes, h->options.max_body_bytes, h->options.max_body_bytes);
+    pthread_mutex_lock(&h->lock);
+    x->http->phase = ANSWERED;
+    pthread_mutex_unlock(&h->lock);
     x->http->status = 413;
     x->http->content_type = "application/json";
     sv_add_header(x, "Connection", "close");
@@ -332,9 +345,7 @@ static enum MHD_Result begin_work(sv_exchange *x)
     x->read = qr_now();
     pthread_mutex_lock(&h->lock);
     p->phase = WAITING;
-    p->link = &h->waiting;
-    if ((p->next = h->waiting) != NULL) p->next->http->link = &p->next;
-    h->waiting = x;
+    h->n_in_work++;
     pthread_mutex_unlock(&h->lock);
     h->options.handler(h->options.arg, x);
     pthread_mutex_lock(&h->lock);
@@ -342,7 +353,6 @@ static enum MHD_Result begin_work(sv_exchange *x)
     if (phase == WAITING) {                    /* else answered at once: the common case for all but scores */
         MHD_suspend_connection(p->connection); /* sv_answer cannot resume it before the lock is free */
         p->suspended = 1;
-        if (h->watcher_sleeps) pthread_cond_broadcast(&h->changed);
     }
     pthread_mutex_unlock(&h->lock);
     return phase == WAITING ? MHD_YES : send_answer(x, phase);
@@ -373,6 +383,7 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, 
             if (p->too_large > 10000) return MHD_NO;
         } else {
             qr_buf_add(&x->body, data, *size);
+            p->is_large = x->body.n > large_bytes;
         }
         *size = 0;
         return MHD_YES;
@@ -421,7 +432,7 @@ static void watch_client(const sv_http *h, sv_exchange *x, double now)
 {
     part *p = x->http;
     char byte;
-    if (p->is_orphan) return; /* the connection is no more */
+    if (p->is_orphan || p->phase == ANSWERED) return; /* the connection is no more, or libmicrohttpd sees to it */
     const union MHD_ConnectionInfo *info = MHD_get_connection_info(p->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
     if (info == NULL) return;
     ssize_t n = recv(info->connect_fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
@@ -429,7 +440,19 @@ static void watch_client(const sv_http *h, sv_exchange *x, double now)
     if (p->closed_at == 0) p->closed_at = now;
     /* An end of file may mean that the client has gone, or that it has said all and listens (`nc -N`): TCP does not tell. */
     int gone = n < 0 || (h->options.disconnect_grace_s >= 0 && now - p->closed_at >= h->options.disconnect_grace_s);
-    if (gone) __atomic_store_n(&x->cancel, 1, __ATOMIC_RELAXED);
+    if (!gone) return;
+    __atomic_store_n(&x->cancel, 1, __ATOMIC_RELAXED);
+    /* libmicrohttpd 0.9.75 misses now and then that a client has gone in the middle of its request, and would keep the connection until it
+     * times out. This wakes it. The exchange is in the list, so the descriptor is still this connection's. */
+    if (p->phase == READING) shutdown(info->connect_fd, SHUT_RDWR);
+}
+
+/* After large requests glibc would keep what they needed for ever. */
+static void give_memory_back(void)
+{
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
 }
 
 static void *watch(void *arg)
@@ -442,11 +465,18 @@ static void *watch(void *arg)
         until.tv_nsec += (long) (watch_interval_s * 1e9);
         until.tv_sec += until.tv_nsec / 1000000000;
         until.tv_nsec %= 1000000000;
-        h->watcher_sleeps = h->waiting == NULL;
+        h->watcher_sleeps = h->exchanges == NULL && !h->has_freed_much;
         if (h->watcher_sleeps) pthread_cond_wait(&h->changed, &h->lock);
         else pthread_cond_timedwait(&h->changed, &h->lock, &until);
         double now = qr_now();
-        for (sv_exchange *x = h->waiting; x != NULL; x = x->http->next) watch_client(h, x, now);
+        h->watcher_sleeps = 0;
+        for (sv_exchange *x = h->exchanges; x != NULL; x = x->http->next) watch_client(h, x, now);
+        if (h->has_freed_much && h->n_in_work == 0) {
+            h->has_freed_much = 0;
+            pthread_mutex_unlock(&h->lock);
+            give_memory_back();
+            pthread_mutex_lock(&h->lock);
+        }
     }
     pthread_mutex_unlock(&h->lock);
     return NULL;
@@ -544,7 +574,7 @@ qr_status sv_http_open(sv_http **out, const sv_http_options *options, qr_error *
     h->options = *options;
     sv_http_options *o = &h->options;
     if (o->threads == 0) o->threads = 2;
-    if (o->max_connections == 0) o->max_connections = 1000;
+    if (o->max_connections == 0) o->max_connections = 4096;
     if (o->idle_timeout_s == 0) o->idle_timeout_s = 75;
     if (o->max_body_bytes == 0) o->max_body_bytes = (size_t) 64 << 20;
     if (o->disconnect_grace_s == 0) o->disconnect_grace_s = 1;
@@ -589,10 +619,10 @@ void sv_http_close(sv_http *h)
     if (h == NULL) return;
     pthread_mutex_lock(&h->lock);
     h->closing = 1;
-    for (sv_exchange *x = h->waiting; x != NULL; x = x->http->next) __atomic_store_n(&x->cancel, 1, __ATOMIC_RELAXED);
+    for (sv_exchange *x = h->exchanges; x != NULL; x = x->http->next) __atomic_store_n(&x->cancel, 1, __ATOMIC_RELAXED);
     pthread_cond_broadcast(&h->changed);
     /* libmicrohttpd must not be stopped while a connection is suspended. */
-    while (h->waiting != NULL) pthread_cond_wait(&h->changed, &h->lock);
+    while (h->n_in_work > 0) pthread_cond_wait(&h->changed, &h->lock);
     pthread_mutex_unlock(&h->lock);
     if (h->watching) pthread_join(h->watcher, NULL);
     if (h->daemon != NULL) MHD_stop_daemon(h->daemon);

@@ -39,7 +39,7 @@ typedef struct sv_http_options {
     const char *unix_socket;        /* or NULL; instead of host and port */
     const char *tls_cert, *tls_key; /* PEM files, or NULL */
     unsigned threads;               /* 0: 2 */
-    unsigned max_connections;       /* 0: 1,000 */
+    unsigned max_connections;       /* 0: 4,096 */
     unsigned idle_timeout_s;        /* 0: 75; a connection on which nothing moves is closed */
     size_t max_body_bytes;          /* 0: 64 MiB; more is refused with 413 */
     double disconnect_grace_s; /* after a client has closed its side: how long it may still wait for an answer. < 0: for ever. 0: 1 s */

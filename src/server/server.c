@@ -373,6 +373,7 @@ qr_status sv_server_open(sv_server **out, const sv_server_options *options, qr_e
         .tls_cert = o->tls_cert,
         .tls_key = o->tls_key,
         .max_body_bytes = o->max_body_bytes,
+        .max_connections = o->max_connections,
         .handler = on_request,
         .finished = on_finished,
         .log = on_log,

@@ -25,6 +25,7 @@ typedef struct sv_server_options {
     size_t max_body_bytes;     /* 0: 64 MiB */
     size_t max_documents;      /* 0: 100,000 a request */
     size_t max_query_chars, max_document_chars; /* code points; 0: none. Longer queries are refused, longer documents cut */
+    unsigned max_connections;                   /* 0: 4,096; more wait until one ends */
     size_t max_waiting;                         /* 0: 512 requests in work or queued; more get 429 */
     double request_timeout_s;                   /* 0: 300 */
     int return_documents;                       /* unless a request says otherwise */
