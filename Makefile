@@ -38,7 +38,7 @@ export QR_TEST_DATA := $(CURDIR)/build/testdata
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := build
-.PHONY: help build serve demo test test-unit test-python test-page test-arm64 bench bench-http fuzz format format-check lint install clean data
+.PHONY: help build serve demo test test-unit test-python test-load test-page test-arm64 bench bench-http fuzz format format-check lint install clean data
 
 help: ## this list
 	@echo "usage: make TARGET [CC=clang] [SAN=address|undefined|thread]"
@@ -60,7 +60,7 @@ data: build
 	@scripts/san-env.sh "$(SAN)" scripts/testdata.sh $(BUILD)/make_checkpoint build/testdata
 
 # Tests use more threads than there are cores, on purpose, and under emulation: waiting threads must not spin.
-test-unit test-python test-page test-arm64: export OMP_WAIT_POLICY := passive
+test-unit test-python test-load test-page test-arm64: export OMP_WAIT_POLICY := passive
 
 test: test-unit test-python ## all core tests: C unit tests, then the program and the library from outside
 
@@ -72,6 +72,11 @@ test-python: data
 	@scripts/deps.sh test
 	@scripts/venv.sh
 	@scripts/san-env.sh "$(SAN)" build/venv/bin/pytest -p no:cacheprovider -q $(if $(SAN),-m "not slow") tests
+
+test-load: build ## the mixed load of 50 clients for 60 seconds
+	@scripts/deps.sh test
+	@scripts/venv.sh
+	@QR_LOAD_SECONDS=60 build/venv/bin/pytest -p no:cacheprovider -q tests/http/test_load.py
 
 test-page: build ## the page of `serve` in a real browser
 	@scripts/deps.sh page
