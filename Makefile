@@ -38,7 +38,7 @@ export QR_TEST_DATA := $(CURDIR)/build/testdata
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := build
-.PHONY: help build serve demo test test-unit test-python test-load test-page test-arm64 bench bench-http fuzz format format-check lint install clean data
+.PHONY: help build serve demo test test-unit test-python test-load test-schema test-clients test-page test-arm64 bench bench-http fuzz format format-check lint install clean data
 
 help: ## this list
 	@echo "usage: make TARGET [CC=clang] [SAN=address|undefined|thread]"
@@ -77,6 +77,14 @@ test-load: build ## the mixed load of 50 clients for 60 seconds
 	@scripts/deps.sh test
 	@scripts/venv.sh
 	@QR_LOAD_SECONDS=60 build/venv/bin/pytest -p no:cacheprovider -q tests/http/test_load.py
+
+test-schema: build ## schemathesis against /openapi.json, two minutes
+	@scripts/deps.sh test
+	@scripts/schema.sh $(BUILD)
+
+test-clients: build ## real clients from PyPI and npm against the server
+	@scripts/deps.sh test clients
+	@scripts/clients.sh
 
 test-page: build ## the page of `serve` in a real browser
 	@scripts/deps.sh page
