@@ -71,7 +71,7 @@ test-unit: data
 test-python: data
 	@scripts/deps.sh test
 	@scripts/venv.sh
-	@scripts/san-env.sh "$(SAN)" build/venv/bin/pytest -p no:cacheprovider -q $(if $(SAN),-m "not slow") tests
+	@scripts/san-env.sh "$(SAN)" build/venv/bin/pytest -p no:cacheprovider -q $(if $(SAN),-m "not slow") --ignore tests/clients tests
 
 test-load: build ## the mixed load of 50 clients for 60 seconds
 	@scripts/deps.sh test

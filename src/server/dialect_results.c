@@ -1,4 +1,4 @@
-/* "results": Cohere v1 and v2, Jina, vLLM, llama.cpp, Infinity, SiliconFlow, OpenRouter, LocalAI, Xinference, GPUStack, TensorRT-LLM.
+/* "results": Cohere v1 and v2, Jina, vLLM, llama.cpp, SiliconFlow, OpenRouter, LocalAI, Xinference, GPUStack, TensorRT-LLM.
  * One answer with the fields of all of them; every client reads its own and ignores the rest.
  *
  * {"query", "documents": [...], "top_n"?, "return_documents"?} -> {"results": [{"index", "relevance_score", "document"?}], ...}, best
@@ -18,7 +18,7 @@ qr_status sv_read_results(sv_request *r, qr_error *err)
     qr_status status = sv_read_common(r, err);
     if (status == QR_OK) status = sv_read_count(r->body, "top_n", &r->top_n, err);
     if (status == QR_OK) status = sv_read_bool(r->body, "return_documents", &r->return_documents, err);
-    if (status == QR_OK) status = sv_read_bool(r->body, "raw_scores", &r->raw_scores, err);  /* Infinity */
+    if (status == QR_OK) status = sv_read_bool(r->body, "raw_scores", &r->raw_scores, err);
     if (status == QR_OK) status = sv_read_bool(r->body, "activation", &use_activation, err); /* vLLM, older and newer */
     if (status == QR_OK) status = sv_read_bool(r->body, "use_activation", &use_activation, err);
     if (!use_activation) r->raw_scores = 1;
