@@ -384,3 +384,17 @@ def test_not_ready_while_loading():
     finally:
         process.terminate()
     assert process.wait(timeout=60) == 0
+
+
+def test_smoke_test(server, tmp_path):
+    import subprocess
+
+    from support import SOURCE
+
+    script = SOURCE / "scripts" / "smoke_test.sh"
+    if not (SOURCE / "models" / "builtin" / "config.json").exists():
+        pytest.skip("this build has no built-in model")
+    done = subprocess.run([script], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "checks passed: builtin on cpu" in done.stdout, done.stderr
+    refused = subprocess.run([script, "--url", "http://127.0.0.1:1"], capture_output=True, text=True, timeout=300)
+    assert refused.returncode == 1 and "smoke_test: /v1/rerank" in refused.stderr
