@@ -329,6 +329,29 @@ void sv_write_document(qr_json_out *json, const char *key, const sv_request *req
     qr_out_close(json, '}');
 }
 
+void sv_write_results(qr_json_out *json, const char *key, const sv_request *r, const sv_outcome *o)
+{
+    qr_out_open(json, key, '[');
+    for (size_t i = 0; i < o->n_shown; i++) {
+        qr_text text = r->documents[o->order[i]];
+        qr_out_open(json, NULL, '{');
+        qr_out_int(json, "index", o->order[i]);
+        sv_write_score(json, "relevance_score", r, &o->results[o->order[i]]);
+        sv_write_score(json, "score", r, &o->results[o->order[i]]);
+        if (r->return_documents) qr_out_text(json, "document", text.data, text.len);
+        qr_out_close(json, '}');
+    }
+    qr_out_close(json, ']');
+}
+
+void sv_write_usage(qr_json_out *json, const sv_outcome *o)
+{
+    qr_out_open(json, "usage", '{');
+    qr_out_int(json, "prompt_tokens", o->prompt_tokens);
+    qr_out_int(json, "total_tokens", o->prompt_tokens);
+    qr_out_close(json, '}');
+}
+
 void sv_write_error(qr_json_out *json, const sv_error *error)
 {
     qr_out_open(json, NULL, '{');

@@ -92,6 +92,10 @@ void sv_request_deinit(sv_request *request);
 void sv_write_score(qr_json_out *json, const char *key, const sv_request *request, const qr_result *result);
 /* {"text": ...}, or the object that was sent. */
 void sv_write_document(qr_json_out *json, const char *key, const sv_request *request, size_t document);
+/* [{"index", "relevance_score", "score", "document"?: string}], best first. */
+void sv_write_results(qr_json_out *json, const char *key, const sv_request *request, const sv_outcome *outcome);
+/* "usage": {"prompt_tokens", "total_tokens"} */
+void sv_write_usage(qr_json_out *json, const sv_outcome *outcome);
 /* Any value of the request's, as it was. */
 void sv_write_json(qr_json_out *json, const char *key, const json_t *value);
 /* {"message", "detail", "error": {...}}: what Cohere, Jina, Voyage, OpenAI, vLLM and llama.cpp clients read. */

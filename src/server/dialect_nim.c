@@ -30,10 +30,7 @@ static void write(qr_json_out *json, const sv_request *r, const sv_outcome *o)
         qr_out_close(json, '}');
     }
     qr_out_close(json, ']');
-    qr_out_open(json, "usage", '{');
-    qr_out_int(json, "prompt_tokens", o->prompt_tokens);
-    qr_out_int(json, "total_tokens", o->prompt_tokens);
-    qr_out_close(json, '}');
+    sv_write_usage(json, o);
     qr_out_close(json, '}');
 }
 

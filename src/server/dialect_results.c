@@ -58,10 +58,7 @@ static void write(qr_json_out *json, const sv_request *r, const sv_outcome *o)
     }
     qr_out_close(json, ']');
     if (o->mirror_data) write_mirror(json, r, o);
-    qr_out_open(json, "usage", '{');
-    qr_out_int(json, "prompt_tokens", o->prompt_tokens);
-    qr_out_int(json, "total_tokens", o->prompt_tokens);
-    qr_out_close(json, '}');
+    sv_write_usage(json, o);
     qr_out_open(json, "meta", '{');
     qr_out_open(json, "api_version", '{');
     qr_out_string(json, "version", "2");

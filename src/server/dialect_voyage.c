@@ -22,27 +22,12 @@ static qr_status read(sv_request *r, qr_error *err)
     return status != QR_OK ? status : sv_read_query_and_documents(r, r->body, "query", "documents", NULL, err);
 }
 
-static void write_list(qr_json_out *json, const char *key, const sv_request *r, const sv_outcome *o)
-{
-    qr_out_open(json, key, '[');
-    for (size_t i = 0; i < o->n_shown; i++) {
-        qr_text text = r->documents[o->order[i]];
-        qr_out_open(json, NULL, '{');
-        qr_out_int(json, "index", o->order[i]);
-        sv_write_score(json, "relevance_score", r, &o->results[o->order[i]]);
-        sv_write_score(json, "score", r, &o->results[o->order[i]]);
-        if (r->return_documents) qr_out_text(json, "document", text.data, text.len);
-        qr_out_close(json, '}');
-    }
-    qr_out_close(json, ']');
-}
-
 static void write(qr_json_out *json, const sv_request *r, const sv_outcome *o)
 {
     qr_out_open(json, NULL, '{');
     qr_out_string(json, "object", "list");
-    write_list(json, "data", r, o);
-    write_list(json, "results", r, o);
+    sv_write_results(json, "data", r, o);
+    sv_write_results(json, "results", r, o);
     qr_out_string(json, "model", o->model);
     qr_out_open(json, "usage", '{');
     qr_out_int(json, "total_tokens", o->prompt_tokens);
