@@ -2,9 +2,14 @@
 
 import os
 import pathlib
+import signal
 import subprocess
 
 import pytest
+
+# A shell starts background jobs with SIGINT ignored, which the programs under test would inherit; tests of interruption would then wait in vain.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SOURCE = pathlib.Path(__file__).resolve().parent.parent
 BUILD = pathlib.Path(os.environ.get("QR_BUILD") or SOURCE / "build")
