@@ -11,4 +11,4 @@ for file in package.json package-lock.json; do
         break
     fi
 done
-NODE_PATH=build/page/node_modules node --test tests/page/test_page.js
+NODE_PATH=build/page/node_modules node --test --test-reporter=spec tests/page/test_page.js

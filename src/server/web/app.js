@@ -11,6 +11,7 @@ const PREVIEW = 400; // characters of a document shown at first
 const POLL_MS = 2000;
 const SAMPLES = 31; // a minute
 const RATE_SAMPLES = 6; // rates are of the last ten seconds
+const LARGEST_PASTE = 100000; // characters; more would make the field slow, and is kept as a file is
 const LARGEST_SNIPPET = 8000; // characters; larger requests go through a file
 
 const EXAMPLE = {
@@ -140,6 +141,7 @@ $('key-form').addEventListener('submit', (event) => {
     const again = afterKey;
     afterKey = null;
     loadAbout();
+    poll();
     if (again) again();
     else $('query').focus();
 });
@@ -257,6 +259,13 @@ function showFiles() {
 $('files').addEventListener('change', async () => {
     await addFiles([...$('files').files], false);
     $('files').value = '';
+});
+
+$('documents').addEventListener('paste', (event) => {
+    const text = event.clipboardData.getData('text/plain');
+    if (text.length <= LARGEST_PASTE) return;
+    event.preventDefault();
+    addFiles([new File([text], 'Pasted text')], false);
 });
 
 const dragsFiles = (event) => event.dataTransfer?.types.includes('Files');
@@ -792,7 +801,7 @@ function showModels(models) {
 
 function showAbout(about) {
     $('version').textContent = about.version;
-    setTile('Model', about.model);
+    setTile('Model', about.models?.map((m) => m.model).join(', ') ?? about.model);
     setTile('Backend', about.backend, about.device);
     setTile('Numbers', about.dtype, `up to ${number.format(about.max_length)} tokens`);
     // Commands are in backticks.
@@ -814,7 +823,8 @@ function showAbout(about) {
                 ),
             ),
         );
-    const settings = about.settings ?? [];
+    const isDefault = (setting) => setting.origin === 'default';
+    const settings = (about.settings ?? []).sort((a, b) => isDefault(a) - isDefault(b)); // what was chosen, first
     $('settings').hidden = settings.length === 0;
     $('settings')
         .querySelector('tbody')
@@ -873,7 +883,11 @@ function showMetrics(metrics) {
     const last = samples.at(-1);
     if (last && now.documents_total < last.documents_total) samples = []; // another process
     samples = [...samples, now].slice(-SAMPLES);
-    setTile('In work or waiting', number.format(metrics.requests_in_flight), 'requests');
+    setTile(
+        'In work or waiting',
+        plural(metrics.requests_in_flight, 'request'),
+        `${plural(metrics.documents_waiting ?? 0, 'document')} waiting`,
+    );
     for (const [name, counter] of Object.entries(COUNTERS)) {
         const between = (from, to) => (to[counter] - from[counter]) / (to.time - from.time);
         const from = samples.at(-Math.min(samples.length, RATE_SAMPLES));
@@ -899,9 +913,10 @@ async function readState() {
         showMetrics(metrics);
         if (metrics.ready === 1) showState('Ready', 'good', '');
         else showState('Not ready', 'waiting', 'loading or stopping');
-    } catch {
+    } catch (error) {
         samples = [];
-        showState('Unreachable', 'bad', 'trying again');
+        if (error.status === 401) showState('Key needed', 'waiting', '');
+        else showState('Unreachable', 'bad', 'trying again');
     }
 }
 
@@ -915,7 +930,7 @@ async function poll() {
     polling = true;
     await readState();
     polling = false;
-    pollTimer = setTimeout(poll, POLL_MS);
+    if ($('state-text').textContent !== 'Key needed') pollTimer = setTimeout(poll, POLL_MS);
 }
 
 for (const name of ['State', 'Model', 'Backend', 'Numbers', 'In work or waiting', ...Object.keys(COUNTERS)]) setTile(name, '–');
