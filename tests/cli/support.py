@@ -17,6 +17,7 @@ def environment(**extra):
     """The caller's environment without variables that change what the program does."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("QWEN_RERANK_") and k not in ("NO_COLOR", "COLUMNS")}
     env["QWEN_RERANK_MODEL_ID"] = MODEL
+    env["XDG_CONFIG_HOME"] = "/nonexistent"  # nor a file with profiles
     env.update(extra)
     return env
 
