@@ -11,11 +11,11 @@
 #include <strings.h>
 
 extern const sv_dialect sv_dialect_tei, sv_dialect_mixedbread, sv_dialect_dashscope, sv_dialect_nim, sv_dialect_score, sv_dialect_ollama,
-    sv_dialect_infinity, sv_dialect_voyage, sv_dialect_results;
+    sv_dialect_infinity, sv_dialect_voyage, sv_dialect_openrouter, sv_dialect_results;
 
-static const sv_dialect *const dialects[] = {&sv_dialect_tei,      &sv_dialect_mixedbread, &sv_dialect_dashscope,
-                                             &sv_dialect_nim,      &sv_dialect_score,      &sv_dialect_ollama,
-                                             &sv_dialect_infinity, &sv_dialect_voyage,     &sv_dialect_results};
+static const sv_dialect *const dialects[] = {&sv_dialect_tei,        &sv_dialect_mixedbread, &sv_dialect_dashscope, &sv_dialect_nim,
+                                             &sv_dialect_score,      &sv_dialect_ollama,     &sv_dialect_infinity,  &sv_dialect_voyage,
+                                             &sv_dialect_openrouter, &sv_dialect_results};
 
 const sv_dialect *sv_dialect_of(const char *path, const json_t *body)
 {

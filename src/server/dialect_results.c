@@ -1,4 +1,4 @@
-/* "results": Cohere v1 and v2, Jina, vLLM, llama.cpp, SiliconFlow, OpenRouter, LocalAI, Xinference, GPUStack, TensorRT-LLM.
+/* "results": Cohere v1 and v2, Jina, vLLM, llama.cpp, SiliconFlow, LocalAI, Xinference, GPUStack, TensorRT-LLM.
  * One answer with the fields of all of them; every client reads its own and ignores the rest.
  *
  * {"query", "documents": [...], "top_n"?, "return_documents"?} -> {"results": [{"index", "relevance_score", "document"?}], ...}, best

@@ -270,9 +270,19 @@ static void read_request(sv_work *work)
     if (status != QR_OK) fail(t, status, &error);
 }
 
+/* OpenRouter's clients name the type only to say that they do not want it: "application/json;q=1, text/event-stream;q=0". */
+static int wants_stream(const char *accept)
+{
+    static const char type[] = "text/event-stream";
+    const char *found = accept != NULL ? strstr(accept, type) : NULL;
+    if (found == NULL) return 0;
+    found += strlen(type);
+    return strncmp(found + strspn(found, "; "), "q=0", 3) != 0;
+}
+
 void sv_on_rerank(sv_server *s, sv_exchange *x)
 {
-    const char *encoding = sv_header(x, "Content-Encoding"), *accept = sv_header(x, "Accept");
+    const char *encoding = sv_header(x, "Content-Encoding");
     if (!sv_is_loaded(s)) {
         sv_answer_error(x, NULL, 503, "Loading model");
         return;
@@ -294,7 +304,7 @@ void sv_on_rerank(sv_server *s, sv_exchange *x)
     }
     t->server = s;
     t->exchange = x;
-    t->wants_stream = accept != NULL && strstr(accept, "text/event-stream") != NULL;
+    t->wants_stream = wants_stream(sv_header(x, "Accept"));
     x->user = t;
     t->work.run = read_request;
     sv_pool_add(s->pool, &t->work);

@@ -19,7 +19,7 @@ def ranks(items, key="relevance_score"):
     return [(item["index"], item[key]) for item in items]
 
 
-@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank", "/v1/rerank/", "/reranking", "/v1/reranking", "/api/v1/rerank",
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank", "/v1/rerank/", "/reranking", "/v1/reranking",
                                   "/compatible-api/v1/reranks", "/v1/v1/rerank", "/v1/v2/rerank", "/invocations", "/"])
 def test_results_on_every_path(server, path):
     answer = server.post(path, {"model": "m", "query": QUERY, "documents": DOCUMENTS})
@@ -190,6 +190,14 @@ def test_ollama(server):
     assert ranks(answer["results"]) == expected()
     assert [item["document"] for item in answer["results"]] == [DOCUMENTS[i] for i, _ in expected()]
     assert "document" not in server.post("/api/rerank", {"query": QUERY, "documents": DOCUMENTS}).json()["results"][0]
+
+
+def test_openrouter_sends_documents_back(server):
+    answer = server.post("/api/v1/rerank", {"model": "m", "query": QUERY, "documents": DOCUMENTS}).json()
+    assert ranks(answer["results"]) == expected()
+    assert [item["document"] for item in answer["results"]] == [{"text": DOCUMENTS[i]} for i, _ in expected()]
+    refused = server.post("/api/v1/rerank", {"query": QUERY, "documents": DOCUMENTS, "return_documents": False}).json()
+    assert not any("document" in item for item in refused["results"])
 
 
 LONG = "Beijing is the capital of China. " * 300

@@ -209,6 +209,8 @@ def test_streams(server):
     assert best["index"] == final["results"][0]["index"] and best["score"] == final["results"][0]["score"] and best["tokens"] > 50
     assert events(server.post("/rerank", {"query": "fox", "texts": ["a"]}, headers=STREAM))[-1][1][0]["index"] == 0
     assert server.post("/v1/rerank", {"query": "fox"}, headers=STREAM).status == 400
+    refused = server.post("/v1/rerank", body, headers={"Accept": "application/json;q=1, text/event-stream;q=0"})
+    assert refused.headers["Content-Type"] == "application/json" and refused.json()["results"] == final["results"]
 
 
 def test_streams_end_with_an_error(start):
