@@ -24,12 +24,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 static const double watch_interval_s = 0.25;
+static const double settle_s = 0.2;
 static const size_t large_bytes = (size_t) 1 << 20;
 
 enum phase { READING, WAITING, STREAMING, ANSWERED };
@@ -69,6 +71,7 @@ struct sv_http {
     sv_exchange *exchanges; /* requests whose answer is not sent yet */
     size_t n_exchanges;
     size_t n_in_work; /* of these, those that the handler has */
+    size_t n_begun;   /* requests since the start */
     int quiesced, closing, watcher_sleeps;
     int has_freed_much; /* since memory was last given back to the system */
 };
@@ -120,8 +123,18 @@ static void read_trace(sv_exchange *x)
     memcpy(x->trace_id, value + 3, 32);
 }
 
-static sv_exchange *new_exchange(sv_http *h, struct MHD_Connection *connection, const char *method, const char *path)
+/* "http://host/path", which every server must take, is "/path". */
+static const char *path_of(const char *target)
 {
+    size_t n = strncasecmp(target, "http://", 7) == 0 ? 7 : strncasecmp(target, "https://", 8) == 0 ? 8 : 0;
+    if (n == 0) return target;
+    const char *path = strchr(target + n, '/');
+    return path != NULL ? path : "/";
+}
+
+static sv_exchange *new_exchange(sv_http *h, struct MHD_Connection *connection, const char *method, const char *target)
+{
+    const char *path = path_of(target);
     sv_exchange *x = qr_calloc(1, sizeof *x);
     part *p = qr_calloc(1, sizeof *p);
     char *copy = qr_strndup(path, strlen(path));
@@ -140,6 +153,7 @@ static sv_exchange *new_exchange(sv_http *h, struct MHD_Connection *connection, 
     read_trace(x);
     pthread_mutex_lock(&h->lock);
     h->n_exchanges++;
+    h->n_begun++;
     p->link = &h->exchanges;
     if ((p->next = h->exchanges) != NULL) p->next->http->link = &p->next;
     h->exchanges = x;
@@ -321,20 +335,28 @@ static enum MHD_Result send_answer(sv_exchange *x, enum phase phase)
     return result;
 }
 
-static enum MHD_Result refuse_large(sv_exchange *x)
+/* Answers by itself, without the handler, and ends the connection: what follows on it may not be a request at all. */
+static enum MHD_Result refuse(sv_exchange *x, int status, const char *message)
 {
     sv_http *h = x->http->http;
     qr_buf_printf(&x->answer,
-                  "{\"message\": \"the body is larger than %zu bytes\", \"detail\": \"the body is larger than %zu bytes\", "
-                  "\"error\": {\"message\": \"the body is larger than %zu bytes\", \"type\": \"invalid_request_error\", \"code\": 413}}\n",
-                  h->options.max_body_bytes, h->options.max_body_bytes, h->options.max_body_bytes);
+                  "{\"id\": \"%s\", \"message\": \"%s\", \"detail\": \"%s\", "
+                  "\"error\": {\"message\": \"%s\", \"type\": \"invalid_request_error\", \"param\": null, \"code\": %d}}\n",
+                  x->id, message, message, message, status);
     pthread_mutex_lock(&h->lock);
     x->http->phase = ANSWERED;
     pthread_mutex_unlock(&h->lock);
-    x->http->status = 413;
+    x->http->status = status;
     x->http->content_type = "application/json";
     sv_add_header(x, "Connection", "close");
     return send_answer(x, ANSWERED);
+}
+
+static enum MHD_Result refuse_large(sv_exchange *x)
+{
+    char message[64];
+    snprintf(message, sizeof message, "the body is larger than %zu bytes", x->http->http->options.max_body_bytes);
+    return refuse(x, 413, message);
 }
 
 /* The whole request is here. */
@@ -358,20 +380,57 @@ static enum MHD_Result begin_work(sv_exchange *x)
     return phase == WAITING ? MHD_YES : send_answer(x, phase);
 }
 
+/* What of a request's head decides where the request ends. */
+typedef struct framing {
+    size_t hosts, lengths, encodings;
+    int is_odd, is_chunked;
+} framing;
+
+static enum MHD_Result read_framing(void *arg, enum MHD_ValueKind kind, const char *name, const char *value)
+{
+    static const char token[] = "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    (void) kind;
+    framing *f = arg;
+    f->is_odd |= name[strspn(name, token)] != 0 || (value != NULL && strchr(value, '\r') != NULL);
+    f->hosts += strcasecmp(name, "Host") == 0;
+    f->lengths += strcasecmp(name, "Content-Length") == 0;
+    if (strcasecmp(name, "Transfer-Encoding") == 0) {
+        f->encodings++;
+        f->is_chunked = value != NULL && strcasecmp(value, "chunked") == 0;
+    }
+    return MHD_YES;
+}
+
+/* libmicrohttpd takes heads that a proxy in front may understand otherwise, which lets one client put words into another one's mouth
+ * (request smuggling); RFC 9112 asks to refuse these. NULL: the head is clear. */
+static const char *check_framing(struct MHD_Connection *connection, const char *version)
+{
+    framing f = {0};
+    int is_old = strcmp(version, "HTTP/1.0") == 0;
+    MHD_get_connection_values(connection, MHD_HEADER_KIND, read_framing, &f);
+    if (f.is_odd) return "a header is not well-formed";
+    if (f.hosts > 1 || (f.hosts == 0 && !is_old)) return "expected one Host header";
+    if (f.lengths > 1 || f.encodings > 1 || f.lengths + f.encodings > 1) return "expected one Content-Length or Transfer-Encoding header";
+    if (f.encodings > 0 && (is_old || !f.is_chunked)) return "Transfer-Encoding: expected chunked, of HTTP/1.1";
+    return NULL;
+}
+
 static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, const char *url, const char *method, const char *version,
                                   const char *data, size_t *size, void **context)
 {
-    (void) version;
     sv_http *h = arg;
     sv_exchange *x = *context;
     if (x == NULL) {
         if ((x = new_exchange(h, connection, method, url)) == NULL) return MHD_NO;
         *context = x;
-        const char *length = sv_header(x, "Content-Length");
+        const char *length = sv_header(x, "Content-Length"), *flaw = check_framing(connection, version);
+        if (flaw != NULL) return refuse(x, 400, flaw);
         /* Digits only: libmicrohttpd has checked the header. */
-        if (length != NULL && strtoull(length, NULL, 10) > h->options.max_body_bytes) {
+        unsigned long long n = length != NULL ? strtoull(length, NULL, 10) : 0;
+        if (n > h->options.max_body_bytes) {
             x->http->too_large = 1;
-            if (sv_header(x, "Expect") != NULL) return refuse_large(x); /* it asks before it sends */
+            /* It asks before it sends, or it would not be read to its end anyway. */
+            if (sv_header(x, "Expect") != NULL || n / 4 > h->options.max_body_bytes) return refuse_large(x);
         }
         return MHD_YES;
     }
@@ -417,6 +476,23 @@ static void on_completed(void *arg, struct MHD_Connection *connection, void **co
     if (!in_work) finish(x, p->status == 0 || reason == MHD_REQUEST_TERMINATED_COMPLETED_OK ? p->status : 499);
 }
 
+/* Nothing here asks for the query string, and libmicrohttpd 0.9.75 leaves a connection without an answer if one has so many parts that they
+ * do not fit its memory: it does not get to see them. */
+static void *cut_query_string(void *arg, const char *target, struct MHD_Connection *connection)
+{
+    (void) arg, (void) connection;
+    char *begin = target != NULL ? strchr((char *) (uintptr_t) target, '?') : NULL;
+    if (begin != NULL && begin[1] != 0) begin[1] = 0;
+    return NULL; /* the request's context: none yet */
+}
+
+/* A path with %00 would end there and be another one. */
+static size_t unescape(void *arg, struct MHD_Connection *connection, char *text)
+{
+    (void) arg, (void) connection;
+    return strstr(text, "%00") != NULL ? strlen(text) : MHD_http_unescape(text);
+}
+
 static void on_mhd_log(void *arg, const char *format, va_list values)
 {
     char text[512];
@@ -455,16 +531,24 @@ static void give_memory_back(void)
 #endif
 }
 
+static struct timespec after(double seconds)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    double whole = seconds < 1e9 ? seconds : 1e9;
+    t.tv_sec += (time_t) whole;
+    t.tv_nsec += (long) ((whole - (double) (time_t) whole) * 1e9);
+    t.tv_sec += t.tv_nsec / 1000000000;
+    t.tv_nsec %= 1000000000;
+    return t;
+}
+
 static void *watch(void *arg)
 {
     sv_http *h = arg;
     pthread_mutex_lock(&h->lock);
     while (!h->closing) {
-        struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_nsec += (long) (watch_interval_s * 1e9);
-        until.tv_sec += until.tv_nsec / 1000000000;
-        until.tv_nsec %= 1000000000;
+        struct timespec until = after(watch_interval_s);
         h->watcher_sleeps = h->exchanges == NULL && !h->has_freed_much;
         if (h->watcher_sleeps) pthread_cond_wait(&h->changed, &h->lock);
         else pthread_cond_timedwait(&h->changed, &h->lock, &until);
@@ -553,7 +637,8 @@ static qr_status start_daemon(sv_http *h, qr_error *err)
     }
     items[n] = (struct MHD_OptionItem){MHD_OPTION_END, 0, NULL};
     h->daemon = MHD_start_daemon(flags, 0, NULL, NULL, on_request, h, MHD_OPTION_EXTERNAL_LOGGER, on_mhd_log, h,
-                                 MHD_OPTION_NOTIFY_COMPLETED, on_completed, h, MHD_OPTION_ARRAY, items, MHD_OPTION_END);
+                                 MHD_OPTION_NOTIFY_COMPLETED, on_completed, h, MHD_OPTION_URI_LOG_CALLBACK, cut_query_string, NULL,
+                                 MHD_OPTION_UNESCAPE_CALLBACK, unescape, NULL, MHD_OPTION_ARRAY, items, MHD_OPTION_END);
     if (h->daemon == NULL)
         return qr_fail(err, QR_E_IO, "libmicrohttpd does not start%s",
                        o->tls_cert != NULL ? ": are certificate and key PEM, and a pair?" : "");
@@ -596,19 +681,45 @@ qr_status sv_http_open(sv_http **out, const sv_http_options *options, qr_error *
     return QR_OK;
 }
 
+/* Connections that the system has made but nobody has accepted would be reset with the listener, and their requests lost. */
+static void accept_rest(sv_http *h, int listener)
+{
+    struct sockaddr_storage address;
+    socklen_t size = sizeof address;
+    int fd;
+    fcntl(listener, F_SETFL, O_NONBLOCK);
+    while ((fd = accept(listener, (struct sockaddr *) &address, &size)) >= 0) {
+        MHD_add_connection(h->daemon, fd, (struct sockaddr *) &address, size);
+        size = sizeof address;
+    }
+}
+
+/* With the lock held: until no request is left, or until then. */
+static int wait_for_answers(sv_http *h, const struct timespec *until)
+{
+    while (h->n_exchanges > 0)
+        if (pthread_cond_timedwait(&h->changed, &h->lock, until) == ETIMEDOUT) return 0;
+    return 1;
+}
+
 size_t sv_http_drain(sv_http *h, double seconds)
 {
-    struct timespec until;
+    struct timespec until = after(seconds);
+    __atomic_store_n(&h->quiesced, 1, __ATOMIC_RELAXED);
     MHD_socket listener = MHD_quiesce_daemon(h->daemon);
-    if (listener != MHD_INVALID_SOCKET) close(listener);
+    if (listener != MHD_INVALID_SOCKET) {
+        accept_rest(h, listener);
+        close(listener);
+    }
     h->listener = -1;
     if (h->unix_socket != NULL) unlink(h->unix_socket);
-    clock_gettime(CLOCK_REALTIME, &until);
-    double whole = seconds < 1e9 ? seconds : 1e9;
-    until.tv_sec += (time_t) whole;
     pthread_mutex_lock(&h->lock);
-    __atomic_store_n(&h->quiesced, 1, __ATOMIC_RELAXED);
-    while (h->n_exchanges > 0 && pthread_cond_timedwait(&h->changed, &h->lock, &until) != ETIMEDOUT) continue;
+    /* A request may have been sent and not be read yet: there are none once nothing has begun for a while. */
+    for (size_t begun = h->n_begun + 1; begun != h->n_begun && wait_for_answers(h, &until);) {
+        struct timespec quiet = after(settle_s);
+        begun = h->n_begun;
+        while (begun == h->n_begun && pthread_cond_timedwait(&h->changed, &h->lock, &quiet) != ETIMEDOUT) continue;
+    }
     size_t left = h->n_exchanges;
     pthread_mutex_unlock(&h->lock);
     return left;

@@ -12,6 +12,7 @@
 #include "base/mem.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
@@ -277,18 +278,14 @@ static int wants_stream(const char *accept)
     const char *found = accept != NULL ? strstr(accept, type) : NULL;
     if (found == NULL) return 0;
     found += strlen(type);
-    return strncmp(found + strspn(found, "; "), "q=0", 3) != 0;
+    found += strspn(found, "; ");
+    return strncasecmp(found, "q=", 2) != 0 || strtod(found + 2, NULL) > 0;
 }
 
 void sv_on_rerank(sv_server *s, sv_exchange *x)
 {
-    const char *encoding = sv_header(x, "Content-Encoding");
     if (!sv_is_loaded(s)) {
         sv_answer_error(x, NULL, 503, "Loading model");
-        return;
-    }
-    if (encoding != NULL && strcasecmp(encoding, "identity") != 0) {
-        sv_answer_error(x, NULL, 415, "Content-Encoding: expected none, the body must be plain JSON");
         return;
     }
     if (atomic_fetch_add(&s->n_waiting, 1) >= s->options.max_waiting) {

@@ -248,6 +248,12 @@ static const char *allow(int methods)
     return methods == POST ? "POST, OPTIONS" : methods == GET ? "GET, HEAD, OPTIONS" : "GET, HEAD, POST, OPTIONS";
 }
 
+static int is_encoded(const sv_exchange *x)
+{
+    const char *encoding = sv_header(x, "Content-Encoding");
+    return encoding != NULL && strcasecmp(encoding, "identity") != 0;
+}
+
 /* What a request of this method may expect of the path; answers by itself what goes wrong, and returns NULL then. */
 static const route *choose_route(sv_server *s, sv_exchange *x)
 {
@@ -266,6 +272,8 @@ static const route *choose_route(sv_server *s, sv_exchange *x)
         sv_answer_error(x, NULL, 405, message);
     } else if (!(r->flags & OPEN) && !(r->flags & METRICS && !s->options.protect_metrics) && !has_key(s, x)) {
         sv_answer_error(x, NULL, 401, "Invalid API Key");
+    } else if (method == POST && is_encoded(x)) {
+        sv_answer_error(x, NULL, 415, "Content-Encoding: expected none, the body must be plain JSON");
     } else {
         return r;
     }

@@ -211,6 +211,8 @@ def test_streams(server):
     assert server.post("/v1/rerank", {"query": "fox"}, headers=STREAM).status == 400
     refused = server.post("/v1/rerank", body, headers={"Accept": "application/json;q=1, text/event-stream;q=0"})
     assert refused.headers["Content-Type"] == "application/json" and refused.json()["results"] == final["results"]
+    rather = server.post("/v1/rerank", body, headers={"Accept": "text/event-stream;q=0.5"})
+    assert rather.headers["Content-Type"] == "text/event-stream"
 
 
 def test_streams_end_with_an_error(start):
