@@ -128,6 +128,8 @@ void sv_on_info(sv_server *s, sv_exchange *x)
     qr_out_bool(&json, "auto_truncate", 1);
     qr_out_int(&json, "tokenization_workers", sv_pool_size(s->pool));
     qr_out_string(&json, "version", qr_version());
+    qr_out_string(&json, "sha", NULL);
+    qr_out_string(&json, "docker_label", NULL);
     qr_out_close(&json, '}');
     sv_send_json(x, 200);
 }

@@ -153,7 +153,8 @@ def test_questions_about_the_server(server):
     assert server.get("/health").json() == server.get("/healthz").json() == {"status": "ok"}
     ready = server.get("/ready")
     assert ready.status == 200 and ready.json()["ready"] is True and ready.json()["backend"] == "cpu"
-    assert next(iter(server.get("/info").json()["model_type"])) == "reranker"
+    info = server.get("/info").json()
+    assert next(iter(info["model_type"])) == "reranker" and {"sha", "docker_label", "max_batch_requests"} <= info.keys()
     models = server.get("/v1/models").json()
     assert models["object"] == "list" and models["data"][0]["max_model_len"] > 0
     assert server.get("/v1/models/any").json()["model_type"] == "rerank"
