@@ -83,7 +83,7 @@ test-schema: build ## schemathesis against /openapi.json, two minutes
 	@scripts/schema.sh $(BUILD)
 
 test-clients: build ## real clients from PyPI and npm against the server
-	@scripts/deps.sh test clients
+	@scripts/deps.sh test
 	@scripts/clients.sh
 
 test-page: build ## the page of `serve` in a real browser

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes sure that what a make target needs is on this machine, and installs it on Debian and Ubuntu.
 #
-# usage: scripts/deps.sh GROUP...     groups: build test clang lint page clients bench-http arm64
+# usage: scripts/deps.sh GROUP...     groups: build test clang lint page bench-http arm64
 #
 # Looks for the programs and headers themselves, not for package names, so that a compiler from elsewhere is good enough and the usual
 # case (nothing missing) costs a few milliseconds. QR_NO_DEPS=1 skips everything: then CMake says what it misses.
@@ -86,10 +86,6 @@ for group in "$@"; do
         ;;
     bench-http)
         program wrk "asks as fast as it can" wrk wrk
-        ;;
-    clients)
-        program node "clients from npm" nodejs -
-        program npm "fetches them" npm -
         ;;
     page)
         program node "runs the tests of the page" nodejs -
