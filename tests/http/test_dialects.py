@@ -224,6 +224,14 @@ def test_long_documents_are_cut_unless_forbidden(server):
     assert server.post("/v1/rerank", body | {"truncation_side": "up"}).status == 400
 
 
+def test_large_requests(server):
+    documents = [f"{i} {DOCUMENTS[i % 4]}" for i in range(1000)]
+    assert ranks(server.post("/v1/rerank", {"query": QUERY, "documents": documents}).json()["results"]) == expected(documents=documents)
+    megabyte = "Beijing is the capital of China. " * 32000
+    answer = server.post("/v1/rerank", {"query": QUERY, "documents": ["short", megabyte], "max_tokens_per_doc": 4096})
+    assert answer.headers["X-Truncated-Documents"] == "1" and len(answer.json()["results"]) == 2
+
+
 def test_limit_on_each_document(server):
     def ask(**extra):
         return server.post("/v1/rerank", {"query": QUERY, "documents": [LONG]} | extra).json()
