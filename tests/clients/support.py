@@ -1,10 +1,10 @@
 """What the tests of this folder share: the program, what it should answer, and the list of clients."""
 
+import contextlib
 import functools
 import json
 import os
 import pathlib
-import signal
 import socket
 import subprocess
 import time
@@ -40,20 +40,27 @@ def close(found, expected):
     return [i for i, _ in found] == [i for i, _ in expected] and all(abs(a - b) <= 1e-6 * max(1, abs(b)) for (_, a), (_, b) in zip(found, expected))
 
 
-def start(*options):
-    """A process that listens, and its URL; models may still be loading."""
+@contextlib.contextmanager
+def running(*options):
+    """The URL of a server that listens; its models may still be loading."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     process = subprocess.Popen([PROGRAM, "serve", "--port", str(port), "--threads", "1", "--log-level", "error", *options])
-    end = time.monotonic() + HANG_S
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-            return process, f"http://127.0.0.1:{port}"
-        except ConnectionRefusedError:
-            assert process.poll() is None and time.monotonic() < end, "the server does not start"
-            time.sleep(0.02)
+    try:
+        end = time.monotonic() + HANG_S
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except ConnectionRefusedError:
+                assert process.poll() is None and time.monotonic() < end, "the server does not start"
+                time.sleep(0.02)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        code = process.wait(HANG_S)
+    assert code == 0
 
 
 def wait_until_ready(url):
@@ -64,11 +71,6 @@ def wait_until_ready(url):
         except OSError:  # also 503
             assert time.monotonic() < end, "the server does not get ready"
             time.sleep(0.02)
-
-
-def stop(process):
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(HANG_S) == 0
 
 
 def post(url, body, **headers):

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 from contract import *  # noqa: F403
-from support import SOURCE, client, close, ranked, start, stop, wait_until_ready
+from support import DOCUMENTS, QUERY, SOURCE, client, close, ranked, running, wait_until_ready
 
 CLIENTS = []
 NODE = None
@@ -54,9 +54,6 @@ for name, traits in NAMES.items():
 
 def test_voyage_requests_that_do_not_look_like_voyage():
     """Without options Voyage's client sends what all others send, and reads "data": that is what the setting is for."""
-    process, url = start("--model", "builtin", "--mirror-data")
-    wait_until_ready(url)
-    from support import DOCUMENTS, QUERY
-
-    assert close(ask("voyageai with nothing but the texts", url, "any", QUERY, list(DOCUMENTS)), ranked())
-    stop(process)
+    with running("--model", "builtin", "--mirror-data") as url:
+        wait_until_ready(url)
+        assert close(ask("voyageai with nothing but the texts", url, "any", QUERY, list(DOCUMENTS)), ranked())
