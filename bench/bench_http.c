@@ -12,8 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int null_probe(char *why, size_t size)
+static int null_probe(const qr_backend_place *place, char *why, size_t size)
 {
+    (void) place;
     snprintf(why, size, "answers at once");
     return 1;
 }

@@ -45,13 +45,15 @@ _qwen_rerank()
         --yes-token) return ;;
         --no-token) return ;;
         --device) return ;;
+        --torch-dir) COMPREPLY=($(compgen -d -- "$cur")); return ;;
+        --plugin-dir) COMPREPLY=($(compgen -d -- "$cur")); return ;;
         --tensor-parallel) return ;;
         --gpu-memory) return ;;
         --max-model-len) return ;;
         --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
         esac
         case $cur in
-        -*) COMPREPLY=($(compgen -W "--host --port --unix-socket --api-key --api-key-file --protect-metrics --cors-origin --served-name --url-prefix --max-documents --max-query-chars --max-document-chars --max-body --max-waiting --max-connections --request-timeout --drain-timeout --result-cache --warm-up --return-documents --mirror-data --log-format --log-texts --tls-cert --tls-key --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --mlx-compile --tensor-parallel --gpu-memory --prefix-caching --max-model-len --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        -*) COMPREPLY=($(compgen -W "--host --port --unix-socket --api-key --api-key-file --protect-metrics --cors-origin --served-name --url-prefix --max-documents --max-query-chars --max-document-chars --max-body --max-waiting --max-connections --request-timeout --drain-timeout --result-cache --warm-up --return-documents --mirror-data --log-format --log-texts --tls-cert --tls-key --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
         ;;
     rank)
@@ -80,13 +82,15 @@ _qwen_rerank()
         --yes-token) return ;;
         --no-token) return ;;
         --device) return ;;
+        --torch-dir) COMPREPLY=($(compgen -d -- "$cur")); return ;;
+        --plugin-dir) COMPREPLY=($(compgen -d -- "$cur")); return ;;
         --tensor-parallel) return ;;
         --gpu-memory) return ;;
         --max-model-len) return ;;
         --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
         esac
         case $cur in
-        -*) COMPREPLY=($(compgen -W "--top-n --doc --input --lines --format --json --jsonl --text --raw --explain --color --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --mlx-compile --tensor-parallel --gpu-memory --prefix-caching --max-model-len --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        -*) COMPREPLY=($(compgen -W "--top-n --doc --input --lines --format --json --jsonl --text --raw --explain --color --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
         ;;
     score)
@@ -110,13 +114,15 @@ _qwen_rerank()
         --yes-token) return ;;
         --no-token) return ;;
         --device) return ;;
+        --torch-dir) COMPREPLY=($(compgen -d -- "$cur")); return ;;
+        --plugin-dir) COMPREPLY=($(compgen -d -- "$cur")); return ;;
         --tensor-parallel) return ;;
         --gpu-memory) return ;;
         --max-model-len) return ;;
         --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
         esac
         case $cur in
-        -*) COMPREPLY=($(compgen -W "--logits --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --mlx-compile --tensor-parallel --gpu-memory --prefix-caching --max-model-len --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        -*) COMPREPLY=($(compgen -W "--logits --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
         ;;
     tokenize)
@@ -174,13 +180,15 @@ _qwen_rerank()
         --yes-token) return ;;
         --no-token) return ;;
         --device) return ;;
+        --torch-dir) COMPREPLY=($(compgen -d -- "$cur")); return ;;
+        --plugin-dir) COMPREPLY=($(compgen -d -- "$cur")); return ;;
         --tensor-parallel) return ;;
         --gpu-memory) return ;;
         --max-model-len) return ;;
         --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
         esac
         case $cur in
-        -*) COMPREPLY=($(compgen -W "--json --host --port --unix-socket --api-key --api-key-file --protect-metrics --cors-origin --served-name --url-prefix --max-documents --max-query-chars --max-document-chars --max-body --max-waiting --max-connections --request-timeout --drain-timeout --result-cache --warm-up --return-documents --mirror-data --log-format --log-texts --tls-cert --tls-key --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --mlx-compile --tensor-parallel --gpu-memory --prefix-caching --max-model-len --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        -*) COMPREPLY=($(compgen -W "--json --host --port --unix-socket --api-key --api-key-file --protect-metrics --cors-origin --served-name --url-prefix --max-documents --max-query-chars --max-document-chars --max-body --max-waiting --max-connections --request-timeout --drain-timeout --result-cache --warm-up --return-documents --mirror-data --log-format --log-texts --tls-cert --tls-key --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
         ;;
     doctor)
@@ -204,13 +212,15 @@ _qwen_rerank()
         --yes-token) return ;;
         --no-token) return ;;
         --device) return ;;
+        --torch-dir) COMPREPLY=($(compgen -d -- "$cur")); return ;;
+        --plugin-dir) COMPREPLY=($(compgen -d -- "$cur")); return ;;
         --tensor-parallel) return ;;
         --gpu-memory) return ;;
         --max-model-len) return ;;
         --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
         esac
         case $cur in
-        -*) COMPREPLY=($(compgen -W "--json --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --mlx-compile --tensor-parallel --gpu-memory --prefix-caching --max-model-len --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        -*) COMPREPLY=($(compgen -W "--json --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
         ;;
     completion)

@@ -55,7 +55,7 @@ typedef struct cli_args {
     size_t threads, max_length, max_batch_tokens, batch_size, max_concurrent, prefix_cache_mib, memory_limit_mib;
 
     /* for backends that have them */
-    const char *device;
+    const char *device, *torch_dir, *plugin_dir;
     int flash_attn, mlx_compile, prefix_caching; /* CLI_ON, CLI_OFF */
     size_t tensor_parallel, max_model_len;
     double gpu_memory;

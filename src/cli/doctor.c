@@ -61,21 +61,22 @@ static int run(const cli_args *args)
     put(&json, as_json, "libraries", text);
 
     if (as_json) qr_out_open(&json, "backends", '[');
-    for (size_t i = 0; qr_backends[i] != NULL; i++) {
+    qr_backend_place place = cli_backend_place(args);
+    for (size_t i = 0; qr_backend_names[i] != NULL; i++) {
         char why[256] = "";
-        int value = qr_backends[i]->probe(why, sizeof why);
+        int value = qr_backend_probe(qr_backend_names[i], &place, why, sizeof why);
         if (as_json) {
             qr_out_open(&json, NULL, '{');
-            qr_out_string(&json, "name", qr_backends[i]->name);
+            qr_out_string(&json, "name", qr_backend_names[i]);
             qr_out_int(&json, "probe", value > 0 ? (uint64_t) value : 0);
             qr_out_string(&json, "why", why);
             qr_out_close(&json, '}');
         } else {
-            printf("%-14s %s: %s (%d) %s\n", "backend", qr_backends[i]->name, value > 0 ? "usable" : "not usable", value, why);
+            printf("%-14s %s: %s (%d) %s\n", "backend", qr_backend_names[i], value > 0 ? "usable" : "not usable", value, why);
         }
     }
     if (as_json) qr_out_close(&json, ']');
-    qr_status status = qr_backend_choose(&chosen, args->backend, &err);
+    qr_status status = qr_backend_choose(&chosen, args->backend, &place, &err);
     if (status != QR_OK) {
         cli_error(args, "%s", err.msg);
         code = status == QR_E_NOT_FOUND ? CLI_USAGE : CLI_FAILURE;

@@ -74,8 +74,12 @@ const cli_option cli_backend_options[] = {
      "pytorch_options.device", NULL},
     {"flash-attn", 0, CLI_SWITCH, 0, offsetof(cli_args, flash_attn), NULL, "QWEN_RERANK_FLASH_ATTN", "pytorch: attention by flash kernels.",
      "pytorch_options.use_flash_attn", NULL},
+    {"torch-dir", 0, CLI_DIR, 0, offsetof(cli_args, torch_dir), "DIR", "QWEN_RERANK_TORCH_DIR",
+     "pytorch: folder of libtorch (default: the torch that python3 would import).", "pytorch_options.torch_dir", NULL},
     {"mlx-compile", 0, CLI_SWITCH, 0, offsetof(cli_args, mlx_compile), NULL, "QWEN_RERANK_MLX_COMPILE", "mlx: compile the graph.",
      "mlx_options.compile", NULL},
+    {"plugin-dir", 0, CLI_DIR, 0, offsetof(cli_args, plugin_dir), "DIR", "QWEN_RERANK_PLUGIN_DIR",
+     "mlx: folder of plug-ins (default: beside the program, or its lib/qwen-rerank).", "plugin_dir", NULL},
     {"tensor-parallel", 0, CLI_COUNT, 1, offsetof(cli_args, tensor_parallel), "N", "QWEN_RERANK_TP_SIZE", "vllm: GPUs that share a model.",
      "vllm_options.tensor_parallel_size", NULL},
     {"gpu-memory", 0, CLI_REAL, 1, offsetof(cli_args, gpu_memory), "PART", "QWEN_RERANK_GPU_UTIL",
@@ -153,17 +157,23 @@ static const char *prompt_part(const char *given, const char *canonical, const c
 /* Settings that the chosen backend has no use for: said, so that nobody believes in them. */
 static void note_unused(const cli_args *args, const char *backend)
 {
-    static const char *const owners[] = {"pytorch", "pytorch", "mlx", "vllm", "vllm", "vllm", "vllm"};
+    static const char *const owners[] = {"pytorch", "pytorch", "pytorch", "mlx", "mlx", "vllm", "vllm", "vllm", "vllm"};
     for (size_t i = 0; cli_backend_options[i].name != NULL; i++)
         if (cli_origin(args, &cli_backend_options[i]) != NULL && strcmp(owners[i], backend) != 0)
             cli_note(args, QR_LOG_INFO, "--%s has no effect on the backend %s", cli_backend_options[i].name, backend);
+}
+
+qr_backend_place cli_backend_place(const cli_args *args)
+{
+    return (qr_backend_place){.device = args->device, .torch_dir = args->torch_dir, .plugin_dir = args->plugin_dir};
 }
 
 int cli_backend_check(const cli_args *args, const char **name)
 {
     const qr_backend_ops *ops;
     qr_error err = {0};
-    qr_status status = qr_backend_choose(&ops, args->backend, &err);
+    qr_backend_place place = cli_backend_place(args);
+    qr_status status = qr_backend_choose(&ops, args->backend, &place, &err);
     if (status == QR_OK) {
         *name = ops->name;
         return CLI_OK;
@@ -202,6 +212,11 @@ int cli_engine_open(const cli_args *args, const char *model, qr_log_fn log, void
         .yes_token = args->yes_token,
         .no_token = args->no_token,
         .warm_up = cli_is_on(args->warm_up, args->command == &cli_serve),
+        .device = args->device,
+        .flash_attention = (qr_switch) args->flash_attn,
+        .compile = (qr_switch) args->mlx_compile,
+        .torch_dir = args->torch_dir,
+        .plugin_dir = args->plugin_dir,
         .log = log,
         .log_arg = log_arg,
     };

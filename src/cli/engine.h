@@ -3,11 +3,14 @@
 #define QR_CLI_ENGINE_H
 
 #include "cli/cli.h"
+#include "engine/backend.h"
 
 /* Folder of the model that `name` stands for (NULL: the default one). The caller frees *dir with qr_free. Reports errors itself. */
 int cli_model_locate(const cli_args *args, const char *name, char **dir);
 /* The note that every engine logs, for commands that read the built-in model without one. */
 void cli_note_builtin(const cli_args *args, const char *dir);
+/* Where the options say that backends compute and are looked for. */
+qr_backend_place cli_backend_place(const cli_args *args);
 /* Whether the backend that the options ask for can be used here, and its name. Reports errors itself and returns an exit code. */
 int cli_backend_check(const cli_args *args, const char **name);
 /* Opens the engine of the common options on a model (NULL: the default one); close with qr_engine_close. Reports errors itself and returns

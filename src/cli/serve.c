@@ -291,6 +291,7 @@ static int run(const cli_args *args)
     share_heaps();
     for (size_t i = 0; i < n; i++) names[i] = models[i].name;
     sv_server_options server_options = {
+        .place = cli_backend_place(args),
         .host = args->host,
         .port = cli_is_given(args, offsetof(cli_args, port)) ? (unsigned) args->port : DEFAULT_PORT,
         .unix_socket = args->unix_socket,

@@ -23,13 +23,14 @@ struct qr_backend {
     qr_backend_stats stats;
 };
 
-static int cpu_probe(char *why, size_t size)
+static int cpu_probe(const qr_backend_place *place, char *why, size_t size)
 {
+    (void) place;
     char features[96];
     const qr_cpu *cpu = qr_cpu_get();
     qr_cpu_features(features, sizeof features);
     snprintf(why, size, "%s, %s, %s", cpu->model, features, qr_cpu_libraries());
-    return 10; /* always there; anything with an accelerator is preferred */
+    return QR_GRADE_CPU; /* always there */
 }
 
 static void cpu_close(qr_backend *b)

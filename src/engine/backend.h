@@ -13,7 +13,26 @@
 #include "base/error.h"
 #include "model/weights.h"
 
-enum { QR_BACKEND_ABI = 1 }; /* raised when a field changes meaning; fields are only appended */
+/* Raised when a field changes meaning; fields are only appended. A plug-in must also be of the same QR_VERSION, as it reads qr_model. */
+enum { QR_BACKEND_ABI = 2 };
+
+/* What a usable backend's probe gives; the highest is chosen. Our own engine comes before what others compute on the CPU. */
+enum {
+    QR_GRADE_NONE = 0, /* cannot be used here */
+    QR_GRADE_MLX_CPU = 2,
+    QR_GRADE_TORCH_CPU = 5,
+    QR_GRADE_CPU = 10,
+    QR_GRADE_TORCH_GPU = 20,
+    QR_GRADE_VLLM = 30,
+    QR_GRADE_MLX_GPU = 40,
+};
+
+/* Where a backend looks for what it needs, and where it computes. Members may be NULL. */
+typedef struct qr_backend_place {
+    const char *device;     /* "cpu", "gpu", "cuda", "cuda:1", "cuda:0,cuda:1", "mps"; NULL or "auto": the best one */
+    const char *torch_dir;  /* folder with libtorch_cpu.so or .dylib, or one that has it in lib/; NULL: the one that python3 would import */
+    const char *plugin_dir; /* folder with qwen-rerank-NAME.so; NULL: see plugin.h */
+} qr_backend_place;
 
 /* One prompt: the ids of its prefix followed by its own. Its score must equal that of the concatenation computed alone. */
 typedef struct qr_seq {
@@ -50,6 +69,9 @@ typedef struct qr_backend_cfg {
     size_t max_batch_tokens; /* the engine aims at batches of this many own tokens; a single longer sequence comes alone */
     size_t max_batch_documents, max_concurrent; /* as in qr_options; the scheduler sees to them */
     size_t prefix_cache_bytes;                  /* 0: keep the latest prefix only */
+    int batch_is_default;                       /* nobody asked for max_batch_tokens: info may name another one */
+    qr_backend_place place;                     /* borrowed until close */
+    qr_switch flash_attention, compile;         /* as in qr_options */
     size_t memory_limit;                        /* bytes that may be planned for; 0: what is free; QR_SIZE_NONE: any */
     qr_log_fn log;                              /* or NULL */
     void *log_arg;
@@ -59,7 +81,8 @@ typedef struct qr_backend_info {
     char device[128]; /* one line for people */
     char dtype[16];   /* the one in force */
     int threads;
-    size_t memory_bytes; /* planned: weights as held, activations, caches when full */
+    size_t memory_bytes; /* planned: weights as held, activations, caches when full; on the device where there is one */
+    size_t batch_tokens; /* own tokens that it computes best together, where cfg.batch_is_default; 0: cfg.max_batch_tokens */
 } qr_backend_info;
 
 typedef struct qr_backend_stats {
@@ -72,9 +95,11 @@ typedef struct qr_backend_ops {
     uint32_t abi; /* QR_BACKEND_ABI */
     const char *name;
     int needs_model; /* 1: cfg.model must be open */
-    /* 0: cannot be used here; larger: preferred. Writes one line why (also when usable: what it found) to why[0..size). Cheap, no side
-     * effects. */
-    int (*probe)(char *why, size_t size);
+    /* A QR_GRADE. Writes one line why (also when usable: what it found) to why[0..size). No side effects beyond loading libraries. */
+    int (*probe)(const qr_backend_place *place, char *why, size_t size);
+    /* Not NULL: probe loads libraries that are not ours. It is then called in a child process first, together with a check of known
+     * scores (self_check.h), and this gives at once, without loading anything, the highest grade that probe could give. */
+    int (*promise)(const qr_backend_place *place);
     qr_status (*open)(qr_backend **out, const qr_backend_cfg *cfg, qr_error *err);
     void (*close)(qr_backend *backend);
     /* Runs a tiny batch so that the first real one is not slow. NULL: nothing to warm up. */
@@ -84,9 +109,12 @@ typedef struct qr_backend_ops {
     void (*stats)(const qr_backend *backend, qr_backend_stats *out);
 } qr_backend_ops;
 
-/* Registered backends in order of preference, NULL at the end. */
-extern const qr_backend_ops *const qr_backends[];
-/* name NULL or "auto": the one with the highest probe. E_NOT_FOUND lists what there is; E_UNSUPPORTED says why it cannot be used. */
-qr_status qr_backend_choose(const qr_backend_ops **out, const char *name, qr_error *err);
+/* Names of the backends that this version knows, in order of preference among equals, NULL at the end. */
+extern const char *const qr_backend_names[];
+/* The grade of a backend of that list, and why; plug-ins and foreign libraries are tried in a child process, once for each place. */
+int qr_backend_probe(const char *name, const qr_backend_place *place, char *why, size_t size);
+/* name NULL or "auto": the one with the highest grade; several, joined by commas: the first that is usable. E_NOT_FOUND lists what there
+ * is; E_UNSUPPORTED says why it cannot be used. place may be NULL. */
+qr_status qr_backend_choose(const qr_backend_ops **out, const char *name, const qr_backend_place *place, qr_error *err);
 
 #endif

@@ -24,6 +24,7 @@ struct qr_engine {
     int model_open;
     const qr_backend_ops *ops;
     qr_backend_cfg cfg;
+    char *place[3]; /* what cfg.place points to */
     qr_scheduler *scheduler;
     double load_seconds;
 
@@ -54,6 +55,7 @@ static qr_status choose_limits(qr_engine *e, const qr_options *o, qr_error *err)
     if (o->max_length > positions)
         return qr_fail(err, QR_E_ARG, "max_length: expected at most the model's %zu positions, found %zu", positions, o->max_length);
     e->cfg.max_length = o->max_length > 0 ? o->max_length : positions < DEFAULT_MAX_LENGTH ? positions : DEFAULT_MAX_LENGTH;
+    e->cfg.batch_is_default = o->max_batch_tokens == 0;
     e->cfg.max_batch_tokens = o->max_batch_tokens > 0 ? o->max_batch_tokens : DEFAULT_BATCH_TOKENS;
     if (e->cfg.max_batch_tokens > (size_t) 1 << 24)
         return qr_fail(err, QR_E_ARG, "max_batch_tokens: expected at most %zu, found %zu", (size_t) 1 << 24, o->max_batch_tokens);
@@ -63,11 +65,21 @@ static qr_status choose_limits(qr_engine *e, const qr_options *o, qr_error *err)
     return QR_OK;
 }
 
+static qr_status copy_place(qr_engine *e, const qr_options *o, qr_error *err)
+{
+    const char *given[] = {o->device, o->torch_dir, o->plugin_dir};
+    for (size_t i = 0; i < sizeof given / sizeof given[0]; i++)
+        if (given[i] != NULL && (e->place[i] = qr_strndup(given[i], strlen(given[i]))) == NULL)
+            return qr_fail(err, QR_E_MEMORY, "no memory for the engine");
+    e->cfg.place = (qr_backend_place){e->place[0], e->place[1], e->place[2]};
+    return QR_OK;
+}
+
 static qr_status open_parts(qr_engine *e, const qr_backend_ops *ops, const qr_options *o, qr_error *err)
 {
     if ((e->model_dir = qr_strndup(o->model, strlen(o->model))) == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for the engine");
-    qr_status status = QR_OK;
-    if ((e->ops = ops) == NULL) status = qr_backend_choose(&e->ops, o->backend, err);
+    qr_status status = copy_place(e, o, err);
+    if (status == QR_OK && (e->ops = ops) == NULL) status = qr_backend_choose(&e->ops, o->backend, &e->cfg.place, err);
     if (status == QR_OK && (status = qr_model_open(&e->model, o->model, err)) == QR_OK) e->model_open = 1;
     if (status == QR_OK) status = qr_model_tokenizer_open(&e->tokenizer, o->model, err);
     if (status == QR_OK) status = qr_prompt_open(&e->prompt, e->tokenizer, o, err);
@@ -89,6 +101,8 @@ static qr_status start_scheduler(qr_engine *e, const qr_options *o, qr_error *er
     e->cfg.memory_limit = o->memory_limit;
     e->cfg.max_batch_documents = o->max_batch_documents;
     e->cfg.max_concurrent = o->max_concurrent;
+    e->cfg.flash_attention = o->flash_attention;
+    e->cfg.compile = o->compile;
     e->cfg.log = o->log;
     e->cfg.log_arg = o->log_arg;
     return qr_scheduler_open(&e->scheduler, e->ops, &e->cfg, o->warm_up, o->result_cache_bytes, err);
@@ -142,6 +156,7 @@ void qr_engine_close(qr_engine *e)
     for (size_t i = 0; i < e->n_idle; i++) qr_ids_deinit(&e->idle[i]);
     pthread_mutex_destroy(&e->lock);
     qr_free(e->model_dir);
+    for (size_t i = 0; i < sizeof e->place / sizeof e->place[0]; i++) qr_free(e->place[i]);
     qr_free(e);
 }
 
@@ -419,7 +434,7 @@ void qr_engine_info(const qr_engine *e, qr_info *out)
         .dtype = backend->dtype,
         .model = e->model_dir,
         .max_length = e->cfg.max_length,
-        .max_batch_tokens = e->cfg.max_batch_tokens,
+        .max_batch_tokens = backend->batch_tokens,
         .n_parameters = e->model.n_parameters,
         .weight_bytes = e->model.weight_bytes,
         .memory_bytes = backend->memory_bytes,

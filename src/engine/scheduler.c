@@ -286,7 +286,7 @@ static qr_job *least_served(const qr_scheduler *s)
 static qr_status fill_batch(qr_scheduler *s, qr_error *err)
 {
     room *r = &s->room;
-    size_t n_jobs = 0, limit = s->cfg.max_batch_tokens;
+    size_t n_jobs = 0, limit = s->info.batch_tokens;
     r->n_seqs = r->n_prefixes = r->n_tokens = 0;
     size_t max_documents = s->cfg.max_batch_documents > 0 ? s->cfg.max_batch_documents : SIZE_MAX;
     for (qr_job *job = s->active; job != NULL; job = job->next) n_jobs++;
@@ -400,6 +400,7 @@ static void open_backend(qr_scheduler *s)
         s->backend = NULL;
     }
     if (status == QR_OK) s->ops->info(s->backend, &s->info);
+    if (!s->cfg.batch_is_default || s->info.batch_tokens == 0) s->info.batch_tokens = s->cfg.max_batch_tokens;
     pthread_mutex_lock(&s->lock);
     s->open_status = status;
     s->open_error = error;

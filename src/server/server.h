@@ -3,6 +3,7 @@
 #define QR_SERVER_SERVER_H
 
 #include "base/json_out.h"
+#include "engine/backend.h"
 #include "server/http.h"
 #include "server/log.h"
 
@@ -30,6 +31,7 @@ typedef struct sv_server_options {
     double request_timeout_s;                   /* 0: 300 */
     int return_documents;                       /* unless a request says otherwise */
     int mirror_data;                            /* send results as "data", too */
+    qr_backend_place place;                     /* where backends are looked for, which /v1/config tells about */
 
     const sv_log *log;
     int log_texts;                                        /* queries and documents, too */

@@ -56,16 +56,16 @@ static void write_engine(qr_json_out *json, const sv_model *m)
     qr_out_real(json, "load_seconds", info.load_seconds, 4);
 }
 
-static void write_backends(qr_json_out *json, const char *chosen)
+static void write_backends(qr_json_out *json, const qr_backend_place *place, const char *chosen)
 {
     qr_out_open(json, "backends", '[');
-    for (size_t i = 0; qr_backends[i] != NULL; i++) {
+    for (size_t i = 0; qr_backend_names[i] != NULL; i++) {
         char why[256] = "";
-        int grade = qr_backends[i]->probe(why, sizeof why);
+        int grade = qr_backend_probe(qr_backend_names[i], place, why, sizeof why);
         qr_out_open(json, NULL, '{');
-        qr_out_string(json, "name", qr_backends[i]->name);
+        qr_out_string(json, "name", qr_backend_names[i]);
         qr_out_bool(json, "usable", grade > 0);
-        qr_out_bool(json, "chosen", chosen != NULL && strcmp(chosen, qr_backends[i]->name) == 0);
+        qr_out_bool(json, "chosen", chosen != NULL && strcmp(chosen, qr_backend_names[i]) == 0);
         qr_out_string(json, "why", why);
         qr_out_close(json, '}');
     }
@@ -86,7 +86,7 @@ void sv_on_config(sv_server *s, sv_exchange *x)
         qr_out_close(&json, '}');
     }
     qr_out_close(&json, ']');
-    write_backends(&json, engine_info(&s->models[0]).backend);
+    write_backends(&json, &o->place, engine_info(&s->models[0]).backend);
     qr_out_open(&json, "limits", '{');
     qr_out_int(&json, "max_documents", o->max_documents);
     qr_out_int(&json, "max_query_chars", o->max_query_chars);

@@ -14,7 +14,8 @@ class Options(c.Structure):
         ("suffix", c.c_char_p), ("query_template", c.c_char_p), ("document_template", c.c_char_p), ("yes_token", c.c_char_p),
         ("no_token", c.c_char_p), ("log", c.c_void_p), ("log_arg", c.c_void_p), ("warm_up", c.c_int),
         ("result_cache_bytes", c.c_size_t), ("memory_limit", c.c_size_t), ("max_batch_documents", c.c_size_t),
-        ("max_concurrent", c.c_size_t),
+        ("max_concurrent", c.c_size_t), ("device", c.c_char_p), ("flash_attention", c.c_int), ("compile", c.c_int),
+        ("torch_dir", c.c_char_p), ("plugin_dir", c.c_char_p),
     ]  # fmt: skip
 
 

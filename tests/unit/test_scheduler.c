@@ -30,7 +30,7 @@ static float yes_of(const uint32_t *prefix, size_t n_prefix, const uint32_t *ids
     return (float) (h % 1000) / 100;
 }
 
-static int fake_probe(char *why, size_t size) { return why != NULL && size > 0; }
+static int fake_probe(const qr_backend_place *place, char *why, size_t size) { return place == NULL && why != NULL && size > 0; }
 
 static qr_status fake_open(qr_backend **out, const qr_backend_cfg *cfg, qr_error *err)
 {
