@@ -347,6 +347,7 @@ const qr_tensor *qr_checkpoint_find(const qr_checkpoint *ckpt, const char *name)
 
 void qr_checkpoint_release(const qr_checkpoint *ckpt, const qr_tensor *tensor)
 {
+    if (tensor->shard < 0) return;
     const qr_file *file = &ckpt->shards[tensor->shard].file;
     qr_file_release(file, (size_t) (tensor->data - file->data), tensor->n_bytes);
 }

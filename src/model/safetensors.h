@@ -37,7 +37,7 @@ typedef struct qr_tensor {
     size_t n_elements;
     const unsigned char *data; /* little-endian, n_elements * type size bytes; no alignment is promised */
     size_t n_bytes;
-    int shard; /* index of the file that holds it */
+    int shard; /* index of the file that holds it; -1: none does */
     /* For 8-bit matrices: [rows, 1] of F32, F16 or BF16, element [r, c] means data[r, c] * scales[r]. This module knows no names, so it is
      * NULL until weights.c has found and checked it. */
     const struct qr_tensor *scales;
