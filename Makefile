@@ -38,7 +38,7 @@ export QR_TEST_DATA := $(CURDIR)/build/testdata
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := build
-.PHONY: help build serve demo test test-unit test-python test-load test-schema test-clients test-page test-arm64 bench bench-http fuzz format format-check lint install clean data
+.PHONY: help build serve demo test test-unit test-python test-load test-memcheck test-schema test-clients test-page test-arm64 bench bench-http fuzz format format-check lint install clean data
 
 help: ## this list
 	@echo "usage: make TARGET [CC=clang] [SAN=address|undefined|thread]"
@@ -60,7 +60,7 @@ data: build
 	@scripts/san-env.sh "$(SAN)" scripts/testdata.sh $(BUILD)/make_checkpoint build/testdata
 
 # Tests use more threads than there are cores, on purpose, and under emulation: waiting threads must not spin.
-test-unit test-python test-load test-page test-arm64: export OMP_WAIT_POLICY := passive
+test-unit test-python test-load test-memcheck test-page test-arm64: export OMP_WAIT_POLICY := passive
 
 test: test-unit test-python ## all core tests: C unit tests, then the program and the library from outside
 
@@ -73,10 +73,15 @@ test-python: data
 	@scripts/venv.sh
 	@scripts/san-env.sh "$(SAN)" build/venv/bin/pytest -p no:cacheprovider -q $(if $(SAN),-m "not slow") --ignore tests/clients tests
 
-test-load: build ## the mixed load of 50 clients for 60 seconds
-	@scripts/deps.sh test
+test-load: data ## the mixed load of 50 clients for 60 seconds, slow and hostile ones, large requests; 10 minutes
+	@scripts/deps.sh test memcheck
 	@scripts/venv.sh
-	@QR_LOAD_SECONDS=60 build/venv/bin/pytest -p no:cacheprovider -q tests/http/test_load.py
+	@QR_LOAD_SECONDS=60 build/venv/bin/pytest -p no:cacheprovider -q tests/http/test_load.py tests/http/heavy_load.py
+
+test-memcheck: data ## the server under valgrind, its metrics by promtool
+	@scripts/deps.sh test memcheck
+	@scripts/venv.sh
+	@build/venv/bin/pytest -p no:cacheprovider -q tests/http/heavy_load.py -k "memcheck or promtool"
 
 test-schema: build ## schemathesis against /openapi.json, two minutes
 	@scripts/deps.sh test

@@ -33,9 +33,9 @@ class Answer:
 
 
 class Server:
-    def __init__(self, *options, **variables):
+    def __init__(self, *options, wrapper=(), **variables):
         self.port = free_port()
-        command = [PROGRAM, "serve", "--port", str(self.port), "--threads", "1", "--log-format", "json", *options]
+        command = [*wrapper, PROGRAM, "serve", "--port", str(self.port), "--threads", "1", "--log-format", "json", *options]
         # Into a file: a pipe that nobody empties would hold the server up.
         self.log = tempfile.TemporaryFile()
         self.process = subprocess.Popen(command, stderr=self.log, env=environment(**variables))
@@ -96,8 +96,8 @@ def start():
     """Starts servers with options of their own."""
     servers = []
 
-    def start(*options, **variables):
-        servers.append(Server(*options, **variables))
+    def start(*options, **kwargs):
+        servers.append(Server(*options, **kwargs))
         return servers[-1]
 
     yield start
