@@ -98,11 +98,11 @@ typedef struct qr_options {
     size_t memory_limit;       /* bytes that the backend may plan for; 0: what the machine, or the container, has free; QR_SIZE_NONE: any */
     size_t max_batch_documents; /* documents computed together, beside max_batch_tokens; 0: any number */
     size_t max_concurrent;      /* calls whose documents are computed at the same time, others wait; 0: any number */
-    const char *device;         /* of backends that have several: "cpu", "cuda", "cuda:1", "cuda:0,cuda:1", "mps"; NULL or "auto": the best */
-    qr_switch flash_attention;  /* pytorch: attention over packed sequences by CUDA's flash kernels; by default where they work */
-    qr_switch compile;          /* mlx: compile the graph; by default where it is faster */
-    const char *torch_dir;      /* pytorch: folder of libtorch; NULL: the torch that python3 would import */
-    const char *plugin_dir;     /* folder of backends built as plug-ins; NULL: beside the program or library */
+    const char *device; /* of backends that have several: "cpu", "cuda", "cuda:1", "cuda:0,cuda:1", "mps"; NULL or "auto": the best */
+    qr_switch flash_attention; /* pytorch: attention over packed sequences by CUDA's flash kernels; by default where they work */
+    qr_switch compile;         /* mlx: compile the graph; by default where it is faster */
+    const char *torch_dir;     /* pytorch: folder of libtorch; NULL: the torch that python3 would import */
+    const char *plugin_dir;    /* folder of backends built as plug-ins; NULL: beside the program or library */
 } qr_options;
 
 typedef struct qr_engine qr_engine;

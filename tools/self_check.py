@@ -59,7 +59,7 @@ reference.YES, reference.NO = YES, NO
 config = {"head_dim": HEAD_DIM, "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS, "rms_norm_eps": 1e-6, "rope_theta": 1e6,
           "num_hidden_layers": LAYERS, "tie_word_embeddings": True}  # fmt: skip
 weights = model()
-print("/* Made by tools/self_check.py: index of the prefix, own tokens, logit(yes) - logit(no). */")
+print("/* clang-format off */\n/* Made by tools/self_check.py: index of the prefix, own tokens, logit(yes) - logit(no). */")
 for i, (prefix, n) in enumerate(CHECKS):
     yes, no = reference.forward(config, weights, ids(PREFIXES[prefix], 1000 + prefix) + ids(n, 2000 + i))
     print(f"{{{prefix}, {n}, {yes - no:.9g}f}},")

@@ -2,10 +2,16 @@
 #define _GNU_SOURCE
 #include "base/system.h"
 
+#include <dlfcn.h>
+#include <limits.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#ifdef __APPLE__
+#include <mach-o/dyld.h>
+#endif
 
 /* The first number in a file of /proc or /sys, behind `label` if that is not NULL; SIZE_MAX: there is none, or it says "max". */
 static size_t read_number(const char *path, const char *label)
@@ -60,4 +66,33 @@ size_t qr_memory_resident(void)
     if (fscanf(f, "%*u %llu", &pages) != 1) pages = 0;
     fclose(f);
     return (size_t) pages * (size_t) sysconf(_SC_PAGESIZE);
+}
+
+/* Resolves links: what lies beside a program lies beside the file, not beside a link to it in /usr/local/bin. */
+static int dir_of(const char *path, char *dir, size_t size)
+{
+    char real[PATH_MAX];
+    if (realpath(path, real) == NULL) return 0;
+    char *slash = strrchr(real, '/');
+    if (slash == NULL) return 0;
+    slash[slash == real] = 0;
+    return (size_t) snprintf(dir, size, "%s", real) < size;
+}
+
+int qr_program_dir(char *dir, size_t size)
+{
+#ifdef __APPLE__
+    char path[PATH_MAX];
+    uint32_t room = sizeof path;
+    return _NSGetExecutablePath(path, &room) == 0 && dir_of(path, dir, size);
+#else
+    return dir_of("/proc/self/exe", dir, size);
+#endif
+}
+
+int qr_library_dir(char *dir, size_t size)
+{
+    Dl_info info;
+    return dladdr((const void *) (uintptr_t) &qr_library_dir, &info) != 0 && info.dli_fname != NULL &&
+           strchr(info.dli_fname, '/') != NULL && dir_of(info.dli_fname, dir, size);
 }

@@ -9,4 +9,9 @@ size_t qr_memory_available(void);
 /* Bytes of memory that the process holds now; 0: not known. */
 size_t qr_memory_resident(void);
 
+/* The folder of the running program, of the shared object or program that this code is part of; without a slash at the end. 0: not known.
+ */
+int qr_program_dir(char *dir, size_t size);
+int qr_library_dir(char *dir, size_t size);
+
 #endif

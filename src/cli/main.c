@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "cli/cli.h"
 #include "cli/output.h"
+#include "engine/probe.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -29,6 +30,7 @@ static int run(int argc, char **argv)
         return CLI_USAGE;
     }
     const char *name = argv[1];
+    if (strcmp(name, QR_PROBE_COMMAND) == 0) return qr_probe_main(argc - 2, argv + 2);
     if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) name = "help";
     if (strcmp(name, "--version") == 0 || strcmp(name, "-V") == 0) name = "version";
     const cli_command *command = cli_command_find(name);

@@ -22,6 +22,7 @@ enum {
     QR_GRADE_MLX_CPU = 2,
     QR_GRADE_TORCH_CPU = 5,
     QR_GRADE_CPU = 10,
+    QR_GRADE_MLX_CUDA = 15,
     QR_GRADE_TORCH_GPU = 20,
     QR_GRADE_VLLM = 30,
     QR_GRADE_MLX_GPU = 40,
@@ -113,6 +114,10 @@ typedef struct qr_backend_ops {
 extern const char *const qr_backend_names[];
 /* The grade of a backend of that list, and why; plug-ins and foreign libraries are tried in a child process, once for each place. */
 int qr_backend_probe(const char *name, const qr_backend_place *place, char *why, size_t size);
+/* The same without trying anything: -1 for what has not been tried. */
+int qr_backend_probed(const char *name, const qr_backend_place *place, char *why, size_t size);
+/* The same in this process. */
+int qr_backend_probe_here(const char *name, const qr_backend_place *place, char *why, size_t size);
 /* name NULL or "auto": the one with the highest grade; several, joined by commas: the first that is usable. E_NOT_FOUND lists what there
  * is; E_UNSUPPORTED says why it cannot be used. place may be NULL. */
 qr_status qr_backend_choose(const qr_backend_ops **out, const char *name, const qr_backend_place *place, qr_error *err);

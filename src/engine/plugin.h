@@ -19,6 +19,8 @@ typedef const qr_plugin *(*qr_plugin_fn)(void);
 
 /* Looks in `dir`, or, if that is NULL, beside the program, beside this library, in lib/qwen-rerank next to bin/, and where it was installed
  * to. */
+qr_status qr_plugin_find(char *path, size_t size, const char *name, const char *dir, qr_error *err);
+/* Finds and loads; from then on it stays loaded. */
 qr_status qr_plugin_load(const qr_backend_ops **out, const char *name, const char *dir, qr_error *err);
 
 #endif

@@ -1,5 +1,5 @@
-/* A check that a backend computes the right thing here: a tiny model with known scores, which runs in milliseconds. Foreign libraries change
- * from version to version, and a GPU may have a kernel that is wrong for one shape; a score that is not right is worse than none.
+/* A check that a backend computes the right thing here: a tiny model with known scores, which runs in milliseconds. Foreign libraries
+ * change from version to version, and a GPU may have a kernel that is wrong for one shape; a score that is not right is worse than none.
  */
 #ifndef QR_ENGINE_SELF_CHECK_H
 #define QR_ENGINE_SELF_CHECK_H

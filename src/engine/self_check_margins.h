@@ -1,3 +1,4 @@
+/* clang-format off */
 /* Made by tools/self_check.py: index of the prefix, own tokens, logit(yes) - logit(no). */
 {0, 1, 2.67353177f},
 {0, 2, -1.29250736f},

@@ -61,10 +61,11 @@ static void write_backends(qr_json_out *json, const qr_backend_place *place, con
     qr_out_open(json, "backends", '[');
     for (size_t i = 0; qr_backend_names[i] != NULL; i++) {
         char why[256] = "";
-        int grade = qr_backend_probe(qr_backend_names[i], place, why, sizeof why);
+        int grade = qr_backend_probed(qr_backend_names[i], place, why, sizeof why);
         qr_out_open(json, NULL, '{');
         qr_out_string(json, "name", qr_backend_names[i]);
-        qr_out_bool(json, "usable", grade > 0);
+        if (grade >= 0) qr_out_bool(json, "usable", grade > 0);
+        else qr_out_string(json, "usable", NULL);
         qr_out_bool(json, "chosen", chosen != NULL && strcmp(chosen, qr_backend_names[i]) == 0);
         qr_out_string(json, "why", why);
         qr_out_close(json, '}');

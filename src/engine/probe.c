@@ -1,0 +1,167 @@
+/* See probe.h. */
+#define _GNU_SOURCE
+#include "engine/probe.h"
+
+#include "base/file.h"
+#include "base/system.h"
+#include "engine/scheduler.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+extern char **environ;
+
+#define ANSWER "qwen-rerank " QR_VERSION ": " /* begins the line that answers, as libraries may have said something before */
+
+static const double time_limit_s = 120; /* the first start of CUDA on a machine compiles kernels */
+
+int qr_probe_main(int argc, char **argv)
+{
+    char why[256] = "";
+    if (argc != 4) return 2; /* also what a program without this command does */
+    qr_backend_place place = {argv[1][0] != 0 ? argv[1] : NULL, argv[2][0] != 0 ? argv[2] : NULL, argv[3][0] != 0 ? argv[3] : NULL};
+    int grade = qr_backend_probe_here(argv[0], &place, why, sizeof why);
+    printf("\n" ANSWER "%d %s\n", grade, why);
+    return 0;
+}
+
+static int find_program(char *path, size_t size)
+{
+    char dir[3500];
+    static const char *const beside[] = {"qwen-rerank", "../bin/qwen-rerank", "../../bin/qwen-rerank"}; /* lib/, lib/x86_64-linux-gnu/ */
+    for (int i = 0; i < 2; i++) {
+        if (!(i == 0 ? qr_program_dir(dir, sizeof dir) : qr_library_dir(dir, sizeof dir))) continue;
+        for (size_t j = 0; j < sizeof beside / sizeof beside[0]; j++) {
+            snprintf(path, size, "%s/%s", dir, beside[j]);
+            if (qr_file_exists(path) && access(path, X_OK) == 0) return 1;
+        }
+    }
+    return 0;
+}
+
+/* Keeps the end of what is said until it ends, at most so long. 0: time was up. */
+static int read_all(int fd, char *text, size_t size)
+{
+    size_t used = 0;
+    double end = qr_now() + time_limit_s;
+    for (;;) {
+        struct pollfd p = {fd, POLLIN, 0};
+        double left = end - qr_now();
+        int ready = left > 0 ? poll(&p, 1, (int) (left * 1000) + 1) : 0;
+        if (ready < 0 && errno == EINTR) continue;
+        if (ready <= 0) break;
+        if (used > size / 2) { /* the latter half is enough */
+            memmove(text, text + used - size / 2, size / 2);
+            used = size / 2;
+        }
+        ssize_t n = read(fd, text + used, size - 1 - used);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) {
+            text[used] = 0;
+            return 1;
+        }
+        used += (size_t) n;
+    }
+    text[used] = 0;
+    return 0;
+}
+
+/* Without standard input; both outputs go to `out`. */
+static int start(pid_t *pid, const char *program, char **arguments, int out)
+{
+    posix_spawn_file_actions_t actions;
+    posix_spawnattr_t attributes;
+    sigset_t none;
+    sigemptyset(&none);
+    posix_spawn_file_actions_init(&actions);
+    posix_spawnattr_init(&attributes);
+    posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
+    posix_spawn_file_actions_adddup2(&actions, out, 1);
+    posix_spawn_file_actions_adddup2(&actions, out, 2);
+    posix_spawnattr_setsigmask(&attributes, &none);
+    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
+    int failed = posix_spawn(pid, program, &actions, &attributes, arguments, environ);
+    posix_spawn_file_actions_destroy(&actions);
+    posix_spawnattr_destroy(&attributes);
+    return failed == 0;
+}
+
+/* The line that answers, or -1. */
+static int parse(char *said, char *why, size_t size)
+{
+    char *answer = NULL, *end;
+    for (char *at = said; (at = strstr(at, "\n" ANSWER)) != NULL; at++) answer = at + strlen("\n" ANSWER);
+    if (answer == NULL) return -1;
+    long grade = strtol(answer, &end, 10);
+    if (end == answer || *end != ' ' || grade < QR_GRADE_NONE || grade > 1000) return -1;
+    end[strcspn(end, "\n")] = 0;
+    snprintf(why, size, "%s", end + 1);
+    return (int) grade;
+}
+
+static const char *last_line(char *said)
+{
+    size_t n = strlen(said);
+    while (n > 0 && said[n - 1] == '\n') said[--n] = 0;
+    const char *begin = strrchr(said, '\n');
+    return begin != NULL ? begin + 1 : said;
+}
+
+/* Another version's program, which does not know the command or answers for itself. */
+static int is_other_program(const char *said, int status)
+{
+    return WIFEXITED(status) && ((WEXITSTATUS(status) == 2 && strstr(said, QR_PROBE_COMMAND) != NULL) ||
+                                 (WEXITSTATUS(status) == 0 && strstr(said, "qwen-rerank ") != NULL));
+}
+
+static int explain_end(int status, char *said, char *why, size_t size)
+{
+    int code = WIFEXITED(status) ? WEXITSTATUS(status) : 0;
+    const char *line = last_line(said);
+    if (WIFSIGNALED(status))
+        snprintf(why, size, "the process that tried it was ended by signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
+    else snprintf(why, size, "the process that tried it ended with exit code %d", code);
+    size_t used = strlen(why);
+    if (line[0] != 0) snprintf(why + used, size - used, ", saying: %s", line);
+    return QR_GRADE_NONE;
+}
+
+int qr_probe_in_child(const char *name, const qr_backend_place *place, char *why, size_t size)
+{
+    char program[4096], said[2048] = "";
+    int out[2], status = 0;
+    pid_t pid;
+    if (!find_program(program, sizeof program) || pipe(out) != 0) return -1;
+    fcntl(out[0], F_SETFD, FD_CLOEXEC);
+    fcntl(out[1], F_SETFD, FD_CLOEXEC);
+    const char *arguments[] = {program,
+                               QR_PROBE_COMMAND,
+                               name,
+                               place->device != NULL ? place->device : "",
+                               place->torch_dir != NULL ? place->torch_dir : "",
+                               place->plugin_dir != NULL ? place->plugin_dir : "",
+                               NULL};
+    int started = start(&pid, program, (char **) (uintptr_t) arguments, out[1]);
+    close(out[1]);
+    int ended = started && read_all(out[0], said, sizeof said);
+    close(out[0]);
+    if (!started) return -1;
+    if (!ended) kill(pid, SIGKILL);
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) continue;
+    if (!ended) {
+        snprintf(why, size, "trying it took longer than %.0f s", time_limit_s);
+        return QR_GRADE_NONE;
+    }
+    int grade = parse(said, why, size);
+    if (grade >= QR_GRADE_NONE && WIFEXITED(status) && WEXITSTATUS(status) == 0) return grade;
+    if (is_other_program(said, status)) return -1;
+    return explain_end(status, said, why, size);
+}

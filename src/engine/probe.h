@@ -1,0 +1,19 @@
+/* Probing in a child process: a foreign library may crash or hang as it is loaded, for reasons that only trying shows, and must not take
+ * the server down with it. The child is the program qwen-rerank itself, which is looked for beside the running program and in bin/ next to
+ * the library's folder. fork() alone would not do: it leaves the child with locks of threads that it does not have, and Metal refuses to
+ * work in it.
+ */
+#ifndef QR_ENGINE_PROBE_H
+#define QR_ENGINE_PROBE_H
+
+#include "engine/backend.h"
+
+/* The hidden command of the program that probes: QR_PROBE_COMMAND NAME DEVICE TORCH_DIR PLUGIN_DIR, each of the last three "" for none.
+ * Its last line is "qwen-rerank VERSION: GRADE WHY". */
+#define QR_PROBE_COMMAND "probe-backend"
+int qr_probe_main(int argc, char **argv);
+
+/* Runs that command. The grade, or -1 if there is no such program or it is of another version. */
+int qr_probe_in_child(const char *name, const qr_backend_place *place, char *why, size_t size);
+
+#endif
