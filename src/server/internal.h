@@ -57,6 +57,7 @@ void sv_on_ready(sv_server *server, sv_exchange *x);
 void sv_on_config(sv_server *server, sv_exchange *x);
 void sv_on_info(sv_server *server, sv_exchange *x);
 void sv_on_version(sv_server *server, sv_exchange *x);
+void sv_on_cluster_auth(sv_server *server, sv_exchange *x);
 void sv_on_models(sv_server *server, sv_exchange *x);
 void sv_on_model(sv_server *server, sv_exchange *x);
 void sv_on_metrics(sv_server *server, sv_exchange *x);

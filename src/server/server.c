@@ -142,8 +142,6 @@ static const route routes[] = {
     {"/score", POST, sv_on_rerank},
     {"/api/rerank", POST, sv_on_rerank},
     {"/api/v1/rerank", POST, sv_on_rerank},
-    {"/v1/v1/rerank", POST, sv_on_rerank}, /* a Cohere client whose base URL ends in /v1 */
-    {"/v1/v2/rerank", POST, sv_on_rerank},
     {"/v1/ranking", POST, sv_on_rerank},                                     /* NVIDIA NIM */
     {"/api/v1/services/rerank/text-rerank/text-rerank", POST, sv_on_rerank}, /* DashScope */
     {"/compatible-api/v1/reranks", POST, sv_on_rerank},
@@ -169,6 +167,7 @@ static const route routes[] = {
     {"/v1/models/", GET | BELOW, sv_on_model},
     {"/info", GET, sv_on_info},
     {"/version", GET | OPEN, sv_on_version},
+    {"/v1/cluster/auth", GET | OPEN, sv_on_cluster_auth}, /* Xinference */
     {"/metrics", GET | METRICS, sv_on_metrics},
 };
 
@@ -194,7 +193,7 @@ static int is_page_with_slash(const char *path)
     return (n >= 4 && strcmp(path + n - 4, "/ui/") == 0) || (n >= 6 && strcmp(path + n - 6, "/docs/") == 0);
 }
 
-/* Without the prefix and without a slash at the end. */
+/* Without the prefix, without a slash at the end, with one version only. */
 static void normalise_path(const sv_server *s, char *path)
 {
     const char *prefix = s->options.url_prefix;
@@ -203,6 +202,8 @@ static void normalise_path(const sv_server *s, char *path)
     if (n > 0 && strncmp(path, prefix, n) == 0 && (path[n] == '/' || path[n] == 0)) memmove(path, path + n, strlen(path + n) + 1);
     size_t len = strlen(path);
     while (len > 1 && path[len - 1] == '/') path[--len] = 0;
+    /* A client that adds a version to a base URL that ends in one. */
+    if (strncmp(path, "/v1/v1/", 7) == 0 || strncmp(path, "/v1/v2/", 7) == 0) memmove(path, path + 3, len - 3 + 1);
     if (len == 0) path[0] = '/', path[1] = 0; /* there is room: something was cut, or the NUL of "" and the prefix's first byte */
 }
 

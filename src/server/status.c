@@ -142,6 +142,12 @@ void sv_on_version(sv_server *s, sv_exchange *x)
     sv_answer(x, 200, "application/json");
 }
 
+void sv_on_cluster_auth(sv_server *s, sv_exchange *x)
+{
+    qr_buf_printf(&x->answer, "{\"auth\": %s}\n", s->options.n_api_keys > 0 ? "true" : "false");
+    sv_answer(x, 200, "application/json");
+}
+
 static void write_model(qr_json_out *json, const sv_server *s, const sv_model *m)
 {
     qr_info info = engine_info(m);

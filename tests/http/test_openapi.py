@@ -63,7 +63,7 @@ def test_errors_fit_their_schemas(server, kind, body):
     validate(answer.json(), f"#/components/schemas/{kind}Error")
 
 
-@pytest.mark.parametrize("path", ["/health", "/ready", "/v1/config", "/v1/models", "/v1/models/x", "/info", "/version"])
+@pytest.mark.parametrize("path", ["/health", "/ready", "/v1/config", "/v1/models", "/v1/models/x", "/info", "/version", "/v1/cluster/auth"])
 def test_questions_fit_their_schemas(server, path):
     answer = DOCUMENT["paths"][path.replace("/x", "/{id}")]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
     jsonschema.Draft202012Validator(DOCUMENT | answer).validate(server.get(path).json())

@@ -36,6 +36,7 @@ def test_keys(start, tmp_path):
     file = tmp_path / "keys"
     file.write_text("# keys\nfirst\nsecond\n")
     server = start("--api-key-file", str(file), QWEN_RERANK_API_KEY="third")
+    assert server.get("/v1/cluster/auth").json() == {"auth": True}
     body = {"query": "q", "documents": ["a"]}
     for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer "}, {"X-Api-Key": "firs"}, {"X-Api-Key": "# keys"}):
         answer = server.post("/v1/rerank", body, headers=headers)
@@ -315,6 +316,7 @@ def test_several_models(start, tmp_path):
     assert [model["id"] for model in server.get("/v1/models").json()["data"]] == ["first", "second"]
     assert server.get("/v1/models/second").json()["id"] == "second" and server.get("/v1/models/third").status == 404
     assert [model["model"] for model in server.get("/v1/config").json()["models"]] == ["first", "second"]
+    assert server.get("/v1/v1/models/second").json()["id"] == "second"  # a base URL that has the version, too
     from support import fails
 
     assert "two models are called 'micro-1'" in fails(2, "serve", "--model", MODEL, "--model", MODEL)
