@@ -105,7 +105,7 @@ static int probe_foreign(int i, const qr_backend_place *place, int may_try, char
         f = &known.findings[known.n++ % MAX_FINDINGS];
     }
     int grade = f != NULL ? f->grade : NOT_TRIED;
-    snprintf(why, size, "%s", f != NULL ? f->why : "not tried: it could not have come before what was chosen");
+    snprintf(why, size, "%s", f != NULL ? f->why : "it could not have come before what was chosen");
     pthread_mutex_unlock(&known.lock);
     return grade;
 }

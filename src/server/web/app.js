@@ -799,6 +799,13 @@ function showModels(models) {
     if (models.some((model) => model.id === chosen)) $('model').value = chosen;
 }
 
+/** `usable` is null for what the server had no reason to load. */
+function stateOf(backend) {
+    if (backend.chosen) return 'in use';
+    if (backend.usable === null) return 'not tried';
+    return backend.usable ? 'usable' : 'not usable';
+}
+
 function showAbout(about) {
     $('version').textContent = about.version;
     setTile('Model', about.models?.map((m) => m.model).join(', ') ?? about.model);
@@ -819,7 +826,7 @@ function showAbout(about) {
                     'li',
                     '',
                     element('strong', '', b.name),
-                    ` ${b.chosen ? 'in use' : b.usable ? 'usable' : 'not usable'}${b.why ? `: ${b.why}` : ''}`,
+                    ` ${stateOf(b)}${b.why ? `: ${b.why}` : ''}`,
                 ),
             ),
         );
