@@ -283,3 +283,49 @@ void cli_doc_name(const cli_doc *doc, char *out, size_t size)
     else if (doc->line > 0) snprintf(out, size, "%s:%zu", doc->source, doc->line);
     else snprintf(out, size, "%s", doc->source);
 }
+
+/* ---- pairs ---------------------------------------------------------------------------------------------------------------------- */
+
+static int get_text(const json_t *object, const char *key, qr_text *out)
+{
+    const json_t *value = json_object_get(object, key);
+    if (!json_is_string(value)) return 0;
+    *out = (qr_text){json_string_value(value), json_string_length(value)};
+    return 1;
+}
+
+qr_status cli_pair_parse(cli_pair *pair, const char *line, size_t len, qr_error *err)
+{
+    *pair = (cli_pair){0};
+    qr_status status = qr_json_parse_text(&pair->json, line, len, &pair->replaced, err);
+    if (status != QR_OK) return status;
+    const json_t *instruction = json_object_get(pair->json, "instruction"), *max_length = json_object_get(pair->json, "max_length");
+    if (!json_is_object(pair->json)) return qr_fail(err, QR_E_INPUT, "expected an object with \"query\" and \"document\"");
+    if (!get_text(pair->json, "query", &pair->query)) return qr_fail(err, QR_E_INPUT, "\"query\": expected a string");
+    if (!get_text(pair->json, "document", &pair->document)) return qr_fail(err, QR_E_INPUT, "\"document\": expected a string");
+    if (instruction != NULL && !json_is_null(instruction) &&
+        !(pair->has_instruction = get_text(pair->json, "instruction", &pair->instruction)))
+        return qr_fail(err, QR_E_INPUT, "\"instruction\": expected a string or null");
+    if (max_length != NULL && !json_is_null(max_length)) {
+        if (!json_is_integer(max_length) || json_integer_value(max_length) < 1)
+            return qr_fail(err, QR_E_INPUT, "\"max_length\": expected a whole number of at least 1 or null");
+        pair->max_length = (size_t) json_integer_value(max_length);
+    }
+    return QR_OK;
+}
+
+static int same_text(qr_text a, qr_text b) { return a.len == b.len && (a.len == 0 || memcmp(a.data, b.data, a.len) == 0); }
+
+int cli_pair_same_query(const cli_pair *a, const cli_pair *b)
+{
+    return same_text(a->query, b->query) && a->has_instruction == b->has_instruction && same_text(a->instruction, b->instruction) &&
+           a->max_length == b->max_length;
+}
+
+qr_query cli_pair_query(const cli_pair *pair, const qr_text *documents)
+{
+    return (qr_query){.query = pair->query,
+                      .instruction = pair->has_instruction ? &pair->instruction : NULL,
+                      .documents = documents,
+                      .max_length = pair->max_length};
+}

@@ -54,4 +54,18 @@ typedef enum cli_line { CLI_LINE, CLI_LINE_TOO_LONG, CLI_LINE_LATER, CLI_LINE_EN
 cli_line cli_reader_next(cli_reader *reader, int wait, const char **line, size_t *len);
 void cli_reader_deinit(cli_reader *reader);
 
+
+/* A line {"query": ..., "document": ..., "instruction"?: ..., "max_length"?: N}. */
+typedef struct cli_pair {
+    json_t *json; /* owns the texts; the caller ends with json_decref, also after an error */
+    qr_text query, instruction, document;
+    int has_instruction, replaced;
+    size_t max_length; /* 0: not given */
+} cli_pair;
+qr_status cli_pair_parse(cli_pair *pair, const char *line, size_t len, qr_error *err);
+/* Whether the two can be documents of one query. */
+int cli_pair_same_query(const cli_pair *a, const cli_pair *b);
+/* That query, without documents yet. */
+qr_query cli_pair_query(const cli_pair *pair, const qr_text *documents);
+
 #endif

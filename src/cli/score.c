@@ -20,12 +20,9 @@ enum { GROUP_LINES = 256, GROUP_BYTES = 8 << 20 };
 static const size_t MAX_LINE_BYTES = (size_t) 256 << 20;
 
 typedef struct item {
-    json_t *json; /* the parsed line, which owns the texts; NULL: the line is bad */
-    qr_text query, instruction, document;
-    int has_instruction, replaced;
-    size_t max_length;
+    cli_pair pair;
     qr_result result;
-    qr_error err; /* code QR_OK: the result is valid */
+    qr_error err; /* of the line, or of scoring it; code QR_OK: the result is valid */
 } item;
 
 typedef struct group {
@@ -41,37 +38,10 @@ typedef struct group {
     qr_result results[GROUP_LINES];
 } group;
 
-static int get_text(const json_t *object, const char *key, qr_text *out)
-{
-    const json_t *value = json_object_get(object, key);
-    if (!json_is_string(value)) return 0;
-    *out = (qr_text){json_string_value(value), json_string_length(value)};
-    return 1;
-}
-
-/* Fills *it from a line; what is wrong with the line goes to it->err. */
 static void parse_item(item *it, const char *line, size_t len)
 {
     *it = (item){0};
-    if (qr_json_parse_text(&it->json, line, len, &it->replaced, &it->err) != QR_OK) return;
-    const json_t *instruction = json_object_get(it->json, "instruction"), *max_length = json_object_get(it->json, "max_length");
-    if (!json_is_object(it->json)) qr_fail(&it->err, QR_E_INPUT, "expected an object with \"query\" and \"document\"");
-    else if (!get_text(it->json, "query", &it->query)) qr_fail(&it->err, QR_E_INPUT, "\"query\": expected a string");
-    else if (!get_text(it->json, "document", &it->document)) qr_fail(&it->err, QR_E_INPUT, "\"document\": expected a string");
-    else if (instruction != NULL && !json_is_null(instruction) &&
-             !(it->has_instruction = get_text(it->json, "instruction", &it->instruction)))
-        qr_fail(&it->err, QR_E_INPUT, "\"instruction\": expected a string or null");
-    else if (max_length != NULL && !json_is_null(max_length) && (!json_is_integer(max_length) || json_integer_value(max_length) < 1))
-        qr_fail(&it->err, QR_E_INPUT, "\"max_length\": expected a whole number of at least 1 or null");
-    else it->max_length = max_length != NULL && !json_is_null(max_length) ? (size_t) json_integer_value(max_length) : 0;
-}
-
-static int same_text(qr_text a, qr_text b) { return a.len == b.len && (a.len == 0 || memcmp(a.data, b.data, a.len) == 0); }
-
-static int same_query(const item *a, const item *b)
-{
-    return same_text(a->query, b->query) && a->has_instruction == b->has_instruction && same_text(a->instruction, b->instruction) &&
-           a->max_length == b->max_length;
+    cli_pair_parse(&it->pair, line, len, &it->err);
 }
 
 /* Scores items[first..last). Neighbours with one query share its computed prefix. The library refuses a call as a whole, so when an input
@@ -83,12 +53,9 @@ static qr_status score_range(group *g, size_t first, size_t last, const volatile
     for (size_t i = first; i < last; i++) {
         item *it = &g->items[i];
         if (it->err.code != QR_OK) continue;
-        g->documents[n_documents] = it->document;
-        if (previous == NULL || !same_query(previous, it))
-            g->queries[n_queries++] = (qr_query){.query = it->query,
-                                                 .instruction = it->has_instruction ? &it->instruction : NULL,
-                                                 .documents = &g->documents[n_documents],
-                                                 .max_length = it->max_length};
+        g->documents[n_documents] = it->pair.document;
+        if (previous == NULL || !cli_pair_same_query(&previous->pair, &it->pair))
+            g->queries[n_queries++] = cli_pair_query(&it->pair, &g->documents[n_documents]);
         g->queries[n_queries - 1].n_documents++;
         n_documents++;
         previous = it;
@@ -134,7 +101,7 @@ static void print_item(const group *g, size_t i)
             qr_out_real(&json, "yes_logit", (double) it->result.yes, 9);
             qr_out_real(&json, "no_logit", (double) it->result.no, 9);
         }
-        if (it->replaced || (it->result.flags & QR_RESULT_REPLACED) != 0) qr_out_bool(&json, "replaced", 1);
+        if (it->pair.replaced || (it->result.flags & QR_RESULT_REPLACED) != 0) qr_out_bool(&json, "replaced", 1);
     }
     qr_out_close(&json, '}');
 }
@@ -151,7 +118,7 @@ static int finish_group(group *g)
             if (g->items[i].err.code != QR_OK) g->any_bad = 1;
         }
     else cli_error(g->args, "%s", err.msg);
-    for (size_t i = 0; i < g->n; i++) json_decref(g->items[i].json);
+    for (size_t i = 0; i < g->n; i++) json_decref(g->items[i].pair.json);
     g->first_index += g->n;
     g->n = 0;
     int flushed = cli_stdout_flush(g->args);
@@ -202,7 +169,7 @@ static int run(const cli_args *args)
         }
         if (got == CLI_LINE_END) break;
     }
-    for (size_t i = 0; i < g->n; i++) json_decref(g->items[i].json);
+    for (size_t i = 0; i < g->n; i++) json_decref(g->items[i].pair.json);
     if (code == CLI_OK && g->any_bad) code = CLI_BAD_INPUT;
     qr_engine_close(g->engine);
     cli_reader_deinit(&reader);
