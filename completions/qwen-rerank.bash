@@ -4,7 +4,7 @@ _qwen_rerank()
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "serve rank score tokenize inspect config doctor completion version help" -- "$cur"))
+        COMPREPLY=($(compgen -W "serve rank score tokenize inspect config doctor parity completion version help" -- "$cur"))
         return
     fi
     case ${COMP_WORDS[1]} in
@@ -220,7 +220,41 @@ _qwen_rerank()
         --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
         esac
         case $cur in
-        -*) COMPREPLY=($(compgen -W "--json --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        -*) COMPREPLY=($(compgen -W "--json --deep --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        esac
+        ;;
+    parity)
+        case $prev in
+        --backends) return ;;
+        --tolerance) return ;;
+        --model|-m) return ;;
+        --profile) return ;;
+        --instruction|-i) return ;;
+        --max-length) return ;;
+        --backend) return ;;
+        --dtype) COMPREPLY=($(compgen -W "auto f32 bf16 f16 int8" -- "$cur")); return ;;
+        --threads) return ;;
+        --max-batch-tokens) return ;;
+        --batch-size) return ;;
+        --max-concurrent) return ;;
+        --prefix-cache) return ;;
+        --memory-limit) return ;;
+        --prompt-prefix) return ;;
+        --prompt-suffix) return ;;
+        --query-template) return ;;
+        --document-template) return ;;
+        --yes-token) return ;;
+        --no-token) return ;;
+        --device) return ;;
+        --torch-dir) COMPREPLY=($(compgen -d -- "$cur")); return ;;
+        --plugin-dir) COMPREPLY=($(compgen -d -- "$cur")); return ;;
+        --tensor-parallel) return ;;
+        --gpu-memory) return ;;
+        --max-model-len) return ;;
+        --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
+        esac
+        case $cur in
+        -*) COMPREPLY=($(compgen -W "--backends --pairs --tolerance --json --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
         ;;
     completion)
@@ -247,7 +281,7 @@ _qwen_rerank()
         case $cur in
         -*) COMPREPLY=($(compgen -W "--man --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
-        COMPREPLY=($(compgen -W "serve rank score tokenize inspect config doctor completion version help " -- "$cur")); return
+        COMPREPLY=($(compgen -W "serve rank score tokenize inspect config doctor parity completion version help " -- "$cur")); return
         ;;
     esac
     COMPREPLY=($(compgen -f -- "$cur"))

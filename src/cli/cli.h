@@ -67,7 +67,10 @@ typedef struct cli_args {
     int raw, explain, text;
     size_t top_n;
 
-    int logits;
+    int logits, deep;
+
+    const char *backends, *pairs;
+    double tolerance;
 
     const char *tokenizer;
     int special, count;
@@ -126,8 +129,8 @@ typedef struct cli_command {
 
 /* All commands in the order of the help, NULL at the end (main.c). */
 extern const cli_command *const cli_commands[];
-extern const cli_command cli_serve, cli_rank, cli_score, cli_config, cli_tokenize, cli_inspect, cli_doctor, cli_version, cli_help,
-    cli_completion;
+extern const cli_command cli_serve, cli_rank, cli_score, cli_config, cli_tokenize, cli_inspect, cli_doctor, cli_parity, cli_version,
+    cli_help, cli_completion;
 /* Shared groups: what opens an engine, which model, and what every command knows. */
 extern const cli_option cli_serve_options[], cli_engine_options[], cli_backend_options[], cli_model_options[], cli_general_options[];
 

@@ -17,6 +17,8 @@
 
 static const cli_option options[] = {
     {"json", 0, CLI_SET, CLI_FORMAT_JSON, offsetof(cli_args, format), NULL, NULL, "Print JSON.", NULL, NULL},
+    {"deep", 0, CLI_SET, 1, offsetof(cli_args, deep), NULL, NULL,
+     "Also compute known scores on every device, in every type and kind of attention.", NULL, NULL},
     {0},
 };
 
@@ -25,6 +27,88 @@ static void put(qr_json_out *json, int as_json, const char *key, const char *val
 {
     if (as_json) qr_out_string(json, key, value);
     else printf("%-14s %s\n", key, value);
+}
+
+/* ---- --deep -------------------------------------------------------------------------------------------------------------------- */
+
+static const char *const dtype_names[] = {
+    [QR_DTYPE_F32] = "f32", [QR_DTYPE_BF16] = "bf16", [QR_DTYPE_F16] = "f16", [QR_DTYPE_INT8] = "int8"};
+
+typedef struct deep {
+    qr_json_out *json;
+    int as_json;
+    size_t n_failed;
+} deep;
+
+static void put_check(deep *d, const char *backend, const char *device, qr_dtype dtype, const char *attention, qr_check check,
+                      const char *why)
+{
+    static const char *const words[] = {"not supported", "right", "FAILED"};
+    d->n_failed += check == QR_CHECK_FAILED;
+    if (!d->as_json) {
+        printf("%-14s %s %s %s%s: %s, %s\n", "check", backend, device, dtype_names[dtype], attention, words[check], why);
+        fflush(stdout); /* a check of a GPU may take a minute, and the line says how far it got */
+        return;
+    }
+    qr_out_open(d->json, NULL, '{');
+    qr_out_string(d->json, "backend", backend);
+    qr_out_string(d->json, "device", device);
+    qr_out_string(d->json, "dtype", dtype_names[dtype]);
+    if (attention[0] != 0) qr_out_string(d->json, "attention", attention + 1);
+    qr_out_string(d->json, "result", words[check]);
+    qr_out_string(d->json, "why", why);
+    qr_out_close(d->json, '}');
+}
+
+/* Whether there is such a device. */
+static int check_device(deep *d, const char *backend, const qr_backend_place *place, const char *device)
+{
+    qr_backend_place there = *place;
+    char why[256] = "";
+    if (device[0] != 0) there.device = device;
+    if (qr_backend_probe(backend, &there, why, sizeof why) == QR_GRADE_NONE) return 0;
+    int has_flash = strncmp(device, "cuda", 4) == 0;
+    for (int dtype = QR_DTYPE_F32; dtype <= QR_DTYPE_INT8; dtype++)
+        for (int flash = 0; flash <= has_flash; flash++) {
+            qr_switch attention = has_flash ? flash ? QR_ON : QR_OFF : QR_DEFAULT;
+            qr_check check = qr_backend_check(backend, &there, (qr_dtype) dtype, attention, why, sizeof why);
+            put_check(d, backend, device[0] != 0 ? device : "cpu", (qr_dtype) dtype,
+                      !has_flash ? ""
+                      : flash    ? " flash"
+                                 : " plain",
+                      check, why);
+        }
+    return 1;
+}
+
+/* Only devices that exist show up; GPUs are numbered without gaps. */
+static void check_all(deep *d, const qr_backend_place *place)
+{
+    enum { MAX_GPUS = 64 };
+    static const char *const devices[] = {"cpu", "gpu", "mps"};
+    for (size_t i = 0; qr_backend_names[i] != NULL; i++) {
+        const char *name = qr_backend_names[i];
+        if (strcmp(name, "cpu") == 0) {
+            check_device(d, name, place, "");
+            continue;
+        }
+        if (strcmp(name, "vllm") == 0) continue; /* what is there computes elsewhere */
+        for (size_t j = 0; j < sizeof devices / sizeof devices[0]; j++) check_device(d, name, place, devices[j]);
+        char device[16];
+        for (int gpu = 0; gpu < MAX_GPUS; gpu++) {
+            snprintf(device, sizeof device, "cuda:%d", gpu);
+            if (!check_device(d, name, place, device)) break;
+        }
+    }
+}
+
+static size_t run_checks(qr_json_out *json, int as_json, const qr_backend_place *place)
+{
+    deep d = {json, as_json, 0};
+    if (as_json) qr_out_open(json, "checks", '[');
+    check_all(&d, place);
+    if (as_json) qr_out_close(json, ']');
+    return d.n_failed;
 }
 
 static int run(const cli_args *args)
@@ -76,6 +160,7 @@ static int run(const cli_args *args)
         }
     }
     if (as_json) qr_out_close(&json, ']');
+    if (args->deep && run_checks(&json, as_json, &place) > 0) code = CLI_FAILURE;
     qr_status status = qr_backend_choose(&chosen, args->backend, &place, &err);
     if (status != QR_OK) {
         cli_error(args, "%s", err.msg);
@@ -105,7 +190,7 @@ const cli_command cli_doctor = {
     .summary = "show what this machine and this build can do",
     .text = "Prints processor, memory, libraries, every backend and why it can or cannot be used, and the model that would be used. Please "
             "add its "
-            "output to bug reports. The exit code is 4 if there is no model.",
+            "output to bug reports. The exit code is 4 if there is no model, and 1 if a check of --deep failed.",
     .groups = {options, cli_engine_options, cli_backend_options, cli_general_options},
     .run = run,
 };

@@ -54,7 +54,6 @@ typedef enum cli_line { CLI_LINE, CLI_LINE_TOO_LONG, CLI_LINE_LATER, CLI_LINE_EN
 cli_line cli_reader_next(cli_reader *reader, int wait, const char **line, size_t *len);
 void cli_reader_deinit(cli_reader *reader);
 
-
 /* A line {"query": ..., "document": ..., "instruction"?: ..., "max_length"?: N}. */
 typedef struct cli_pair {
     json_t *json; /* owns the texts; the caller ends with json_decref, also after an error */

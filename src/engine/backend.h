@@ -116,7 +116,14 @@ extern const char *const qr_backend_names[];
 int qr_backend_probe(const char *name, const qr_backend_place *place, char *why, size_t size);
 /* The same without trying anything: -1 for what has not been tried. */
 int qr_backend_probed(const char *name, const qr_backend_place *place, char *why, size_t size);
-/* The same in this process. */
+/* Whether a backend of that list computes what it should there, by self_check.h; foreign libraries in a child process. `why` says by how
+ * much it is off, or what is wrong. UNSUPPORTED: there is no such device, or not with that type. */
+typedef enum qr_check { QR_CHECK_UNSUPPORTED = 0, QR_CHECK_OK, QR_CHECK_FAILED } qr_check;
+qr_check qr_backend_check(const char *name, const qr_backend_place *place, qr_dtype dtype, qr_switch flash_attention, char *why,
+                          size_t size);
+/* Both in this process: what the child does. */
+qr_check qr_backend_check_here(const char *name, const qr_backend_place *place, qr_dtype dtype, qr_switch flash_attention, char *why,
+                               size_t size);
 int qr_backend_probe_here(const char *name, const qr_backend_place *place, char *why, size_t size);
 /* name NULL or "auto": the one with the highest grade; several, joined by commas: the first that is usable. E_NOT_FOUND lists what there
  * is; E_UNSUPPORTED says why it cannot be used. place may be NULL. */

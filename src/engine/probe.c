@@ -26,10 +26,12 @@ static const double time_limit_s = 120; /* the first start of CUDA on a machine 
 int qr_probe_main(int argc, char **argv)
 {
     char why[256] = "";
-    if (argc != 4) return 2; /* also what a program without this command does */
+    if (argc != 4 && argc != 6) return 2; /* also what a program without this command does */
     qr_backend_place place = {argv[1][0] != 0 ? argv[1] : NULL, argv[2][0] != 0 ? argv[2] : NULL, argv[3][0] != 0 ? argv[3] : NULL};
-    int grade = qr_backend_probe_here(argv[0], &place, why, sizeof why);
-    printf("\n" ANSWER "%d %s\n", grade, why);
+    int value = argc == 4
+                    ? qr_backend_probe_here(argv[0], &place, why, sizeof why)
+                    : (int) qr_backend_check_here(argv[0], &place, (qr_dtype) atoi(argv[4]), (qr_switch) atoi(argv[5]), why, sizeof why);
+    printf("\n" ANSWER "%d %s\n", value, why);
     return 0;
 }
 
@@ -100,11 +102,11 @@ static int parse(char *said, char *why, size_t size)
     char *answer = NULL, *end;
     for (char *at = said; (at = strstr(at, "\n" ANSWER)) != NULL; at++) answer = at + strlen("\n" ANSWER);
     if (answer == NULL) return -1;
-    long grade = strtol(answer, &end, 10);
-    if (end == answer || *end != ' ' || grade < QR_GRADE_NONE || grade > 1000) return -1;
+    long value = strtol(answer, &end, 10);
+    if (end == answer || *end != ' ' || value < 0 || value > 1000) return -1;
     end[strcspn(end, "\n")] = 0;
     snprintf(why, size, "%s", end + 1);
-    return (int) grade;
+    return (int) value;
 }
 
 static const char *last_line(char *said)
@@ -122,6 +124,7 @@ static int is_other_program(const char *said, int status)
                                  (WEXITSTATUS(status) == 0 && strstr(said, "qwen-rerank ") != NULL));
 }
 
+/* Returns QR_PROBE_DIED. */
 static int explain_end(int status, char *said, char *why, size_t size)
 {
     int code = WIFEXITED(status) ? WEXITSTATUS(status) : 0;
@@ -131,37 +134,43 @@ static int explain_end(int status, char *said, char *why, size_t size)
     else snprintf(why, size, "the process that tried it ended with exit code %d", code);
     size_t used = strlen(why);
     if (line[0] != 0) snprintf(why + used, size - used, ", saying: %s", line);
-    return QR_GRADE_NONE;
+    return QR_PROBE_DIED;
 }
 
-int qr_probe_in_child(const char *name, const qr_backend_place *place, char *why, size_t size)
+int qr_probe_in_child(const char *name, const qr_backend_place *place, const qr_probe_check *check, char *why, size_t size)
 {
-    char program[4096], said[2048] = "";
+    char program[4096], said[2048] = "", dtype[16] = "", flash[16] = "";
     int out[2], status = 0;
     pid_t pid;
-    if (!find_program(program, sizeof program) || pipe(out) != 0) return -1;
+    if (!find_program(program, sizeof program) || pipe(out) != 0) return QR_PROBE_NO_PROGRAM;
     fcntl(out[0], F_SETFD, FD_CLOEXEC);
     fcntl(out[1], F_SETFD, FD_CLOEXEC);
+    if (check != NULL) {
+        snprintf(dtype, sizeof dtype, "%d", (int) check->dtype);
+        snprintf(flash, sizeof flash, "%d", (int) check->flash_attention);
+    }
     const char *arguments[] = {program,
                                QR_PROBE_COMMAND,
                                name,
                                place->device != NULL ? place->device : "",
                                place->torch_dir != NULL ? place->torch_dir : "",
                                place->plugin_dir != NULL ? place->plugin_dir : "",
+                               check != NULL ? dtype : NULL,
+                               check != NULL ? flash : NULL,
                                NULL};
     int started = start(&pid, program, (char **) (uintptr_t) arguments, out[1]);
     close(out[1]);
     int ended = started && read_all(out[0], said, sizeof said);
     close(out[0]);
-    if (!started) return -1;
+    if (!started) return QR_PROBE_NO_PROGRAM;
     if (!ended) kill(pid, SIGKILL);
     while (waitpid(pid, &status, 0) < 0 && errno == EINTR) continue;
     if (!ended) {
         snprintf(why, size, "trying it took longer than %.0f s", time_limit_s);
-        return QR_GRADE_NONE;
+        return QR_PROBE_DIED;
     }
-    int grade = parse(said, why, size);
-    if (grade >= QR_GRADE_NONE && WIFEXITED(status) && WEXITSTATUS(status) == 0) return grade;
-    if (is_other_program(said, status)) return -1;
+    int value = parse(said, why, size);
+    if (value >= 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0) return value;
+    if (is_other_program(said, status)) return QR_PROBE_NO_PROGRAM;
     return explain_end(status, said, why, size);
 }

@@ -8,12 +8,18 @@
 
 #include "engine/backend.h"
 
-/* The hidden command of the program that probes: QR_PROBE_COMMAND NAME DEVICE TORCH_DIR PLUGIN_DIR, each of the last three "" for none.
- * Its last line is "qwen-rerank VERSION: GRADE WHY". */
+/* The hidden command of the program that probes: QR_PROBE_COMMAND NAME DEVICE TORCH_DIR PLUGIN_DIR [DTYPE FLASH_ATTENTION], "" for none.
+ * With the last two, numbers, it checks that type. Its last line is "qwen-rerank VERSION: VALUE WHY", a grade or a qr_check. */
 #define QR_PROBE_COMMAND "probe-backend"
 int qr_probe_main(int argc, char **argv);
 
-/* Runs that command. The grade, or -1 if there is no such program or it is of another version. */
-int qr_probe_in_child(const char *name, const qr_backend_place *place, char *why, size_t size);
+typedef struct qr_probe_check {
+    qr_dtype dtype;
+    qr_switch flash_attention;
+} qr_probe_check;
+
+/* Runs that command; check may be NULL. The value, or -1 if there is no such program or it is of another version, or -2 if it died. */
+enum { QR_PROBE_NO_PROGRAM = -1, QR_PROBE_DIED = -2 };
+int qr_probe_in_child(const char *name, const qr_backend_place *place, const qr_probe_check *check, char *why, size_t size);
 
 #endif

@@ -99,8 +99,9 @@ static int probe_foreign(int i, const qr_backend_place *place, int may_try, char
     pthread_mutex_lock(&known.lock);
     const finding *f = find_known(i, new.place);
     if (f == NULL && may_try) {
-        new.grade = qr_probe_in_child(qr_backend_names[i], place, new.why, sizeof new.why);
-        if (new.grade == NOT_TRIED) new.grade = qr_backend_probe_here(qr_backend_names[i], place, new.why, sizeof new.why);
+        new.grade = qr_probe_in_child(qr_backend_names[i], place, NULL, new.why, sizeof new.why);
+        if (new.grade == QR_PROBE_DIED) new.grade = QR_GRADE_NONE;
+        if (new.grade == QR_PROBE_NO_PROGRAM) new.grade = qr_backend_probe_here(qr_backend_names[i], place, new.why, sizeof new.why);
         known.findings[known.n % MAX_FINDINGS] = new;
         f = &known.findings[known.n++ % MAX_FINDINGS];
     }
@@ -122,6 +123,36 @@ static int probe(const char *name, const qr_backend_place *place, int may_try, c
 int qr_backend_probe(const char *name, const qr_backend_place *place, char *why, size_t size) { return probe(name, place, 1, why, size); }
 
 int qr_backend_probed(const char *name, const qr_backend_place *place, char *why, size_t size) { return probe(name, place, 0, why, size); }
+
+/* ---- checks --------------------------------------------------------------------------------------------------------------------- */
+
+qr_check qr_backend_check_here(const char *name, const qr_backend_place *place, qr_dtype dtype, qr_switch flash_attention, char *why,
+                               size_t size)
+{
+    const qr_backend_ops *ops;
+    qr_error err = {0};
+    double worst = 0;
+    int i = index_of(name);
+    qr_status status = i < 0 ? qr_fail(&err, QR_E_NOT_FOUND, "no backend \"%s\"", name) : load(&ops, i, place, &err);
+    if (status == QR_OK && ops->probe(place, why, size) == QR_GRADE_NONE) return QR_CHECK_UNSUPPORTED;
+    if (status == QR_OK) status = qr_self_check(ops, place, dtype, flash_attention, &worst, &err);
+    if (status == QR_OK) {
+        snprintf(why, size, "margins off by at most %.2g", worst);
+        return QR_CHECK_OK;
+    }
+    snprintf(why, size, "%.*s", (int) (size - 1), err.msg);
+    return status == QR_E_UNSUPPORTED || status == QR_E_NOT_FOUND ? QR_CHECK_UNSUPPORTED : QR_CHECK_FAILED;
+}
+
+qr_check qr_backend_check(const char *name, const qr_backend_place *place, qr_dtype dtype, qr_switch flash_attention, char *why,
+                          size_t size)
+{
+    int i = index_of(name);
+    qr_probe_check check = {dtype, flash_attention};
+    int value = i >= 0 && is_foreign(i) ? qr_probe_in_child(name, place, &check, why, size) : QR_PROBE_NO_PROGRAM;
+    if (value == QR_PROBE_NO_PROGRAM) return qr_backend_check_here(name, place, dtype, flash_attention, why, size);
+    return value == QR_PROBE_DIED ? QR_CHECK_FAILED : (qr_check) value;
+}
 
 /* ---- the choice ------------------------------------------------------------------------------------------------------------------ */
 
