@@ -38,7 +38,7 @@ export QR_TEST_DATA := $(CURDIR)/build/testdata
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := build
-.PHONY: help build serve demo test test-unit test-python test-load test-memcheck test-schema test-clients test-page test-arm64 bench bench-http fuzz format format-check lint install clean data
+.PHONY: help build serve demo test test-unit test-python test-load test-memcheck test-schema test-clients test-page test-arm64 bench bench-http fuzz format format-check lint check-macos install clean data
 
 help: ## this list
 	@echo "usage: make TARGET [CC=clang] [SAN=address|undefined|thread]"
@@ -121,6 +121,10 @@ format: ## formats all C files in place
 format-check: ## fails if `make format` would change something
 	@scripts/deps.sh lint
 	@scripts/lint.sh format-check
+
+check-macos: build ## compiles everything for macOS, with the headers that zig brings
+	@scripts/deps.sh test
+	@scripts/macos_check.sh
 
 lint: build ## clang-tidy and shellcheck
 	@scripts/deps.sh lint

@@ -153,7 +153,7 @@ int main(int argc, char **argv)
     if (o.model == NULL || optind == argc || repeats < 1 || repeats > MAX_REPEATS) die("usage", "see bench --help");
 
     qr_error err;
-    qr_engine *engine;
+    qr_engine *engine = NULL;
     qr_config config;
     qr_info info;
     char path[4096];

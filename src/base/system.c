@@ -3,11 +3,13 @@
 #include "base/system.h"
 
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 #ifdef __APPLE__
 #include <mach-o/dyld.h>
@@ -66,6 +68,13 @@ size_t qr_memory_resident(void)
     if (fscanf(f, "%*u %llu", &pages) != 1) pages = 0;
     fclose(f);
     return (size_t) pages * (size_t) sysconf(_SC_PAGESIZE);
+}
+
+int qr_socket(int family, int type, int protocol)
+{
+    int fd = socket(family, type, protocol); /* SOCK_CLOEXEC is not everywhere, and no program is started while sockets are made */
+    if (fd >= 0) fcntl(fd, F_SETFD, FD_CLOEXEC);
+    return fd;
 }
 
 /* Resolves links: what lies beside a program lies beside the file, not beside a link to it in /usr/local/bin. */

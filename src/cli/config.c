@@ -9,6 +9,7 @@
 #include "base/embed.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "base/system.h"
 #include "cli/engine.h"
 #include "cli/output.h"
 #include "engine/backend.h"

@@ -125,7 +125,7 @@ static int choice_index(const char *choices, const char *value)
 {
     size_t len = strlen(value);
     for (int i = 0;; i++) {
-        const char *end = strchrnul(choices, '|');
+        const char *end = choices + strcspn(choices, "|");
         if ((size_t) (end - choices) == len && memcmp(choices, value, len) == 0) return i;
         if (*end == 0) return -1;
         choices = end + 1;

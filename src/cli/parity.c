@@ -31,9 +31,7 @@ static const char *const default_queries[] = {"What is the capital of China?", "
 static const char *const default_documents[] = {
     "The capital of China is Beijing.",
     "Shanghai is the largest city of China by population, but it is not the seat of its government.",
-    "Gravity is a force that attracts two bodies towards each other. It gives weight to physical objects and is responsible for the "
-    "movement "
-    "of planets around the sun.",
+    "Gravity is a force that attracts two bodies towards each other. It gives weight to physical objects.",
     "An apple falls because the Earth pulls on it, and the Moon stays on its way around the Earth for the same reason.",
     "Python is a programming language for scripts, web services, data analysis and machine learning.",
     "The python is a large snake of Africa, Asia and Australia that has no venom.",

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "base/file.h"
 #include "base/mem.h"
+#include "base/system.h"
 #include "cli/config.h"
 #include "cli/engine.h"
 #include "server/server.h"
@@ -204,10 +205,9 @@ static void notify(const char *state)
     if (path == NULL || (path[0] != '/' && path[0] != '@') || strlen(path) >= sizeof address.sun_path) return;
     strcpy(address.sun_path, path);
     if (path[0] == '@') address.sun_path[0] = 0;
-    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    int fd = qr_socket(AF_UNIX, SOCK_DGRAM, 0);
     if (fd < 0) return;
-    sendto(fd, state, strlen(state), MSG_NOSIGNAL, (struct sockaddr *) &address,
-           (socklen_t) (offsetof(struct sockaddr_un, sun_path) + strlen(path)));
+    sendto(fd, state, strlen(state), 0, (struct sockaddr *) &address, (socklen_t) (offsetof(struct sockaddr_un, sun_path) + strlen(path)));
     close(fd);
 }
 

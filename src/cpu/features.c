@@ -154,7 +154,9 @@ static void detect(void)
 #if defined(__x86_64__)
     if (cpu.isa == QR_ISA_NEON) cpu.isa = QR_ISA_SCALAR;
 #endif
-    cpu.native_bf16 = cpu.isa >= QR_ISA_AVX512_BF16;
+#ifdef QR_HAVE_ONEDNN
+    cpu.native_bf16 = cpu.isa >= QR_ISA_AVX512_BF16; /* our own kernels compute in f32 */
+#endif
     cpu.n_usable = usable_cores();
     read_model_name(cpu.model, sizeof cpu.model);
 }

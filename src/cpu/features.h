@@ -11,7 +11,7 @@ typedef enum qr_isa { QR_ISA_SCALAR = 0, QR_ISA_NEON, QR_ISA_AVX2, QR_ISA_AVX512
 typedef struct qr_cpu {
     qr_isa found;    /* best level of this machine */
     qr_isa isa;      /* level in use: `found`, or lower when QR_CPU asks for it */
-    int native_bf16; /* level in use multiplies bf16 */
+    int native_bf16; /* level in use multiplies bf16, and so does the matrix library of this build */
     int n_usable;    /* physical cores that this process may use: affinity mask, SMT siblings once, cgroup quota */
     char model[64];  /* processor name as the system gives it */
 } qr_cpu;

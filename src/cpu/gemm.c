@@ -129,6 +129,9 @@ static qr_status choose_kernel(qr_gemm_lib *lib, qr_gemm_plan *plan, qr_error *e
     /* The scalar level must not use instructions that it says are absent; oneDNN has no such mode. */
     if (qr_cpu_get()->isa != QR_ISA_SCALAR) status = open_plan(lib, plan, &qr_gemm_onednn, &place_matters, err);
 #endif
+#ifdef QR_HAVE_BLAS
+    if (status == QR_OK && place_matters && !lib->bf16) status = open_plan(lib, plan, &qr_gemm_blas, &place_matters, err);
+#endif
     if (status == QR_OK && place_matters) status = open_plan(lib, plan, &qr_gemm_plain, &place_matters, err);
     if (status == QR_OK && place_matters)
         status = qr_fail(err, QR_E_BACKEND, "%s: products of %d x %zu x %zu depend on the row's place", plan->provider->name, QR_TILE_ROWS,

@@ -59,7 +59,8 @@ int qr_gemm_failed(const qr_gemm_lib *lib);
  * benchmarks print beside ours. Best of a few runs; 0 if the library cannot. */
 double qr_gemm_library_rate(int bf16, size_t m, size_t k, size_t n, int n_threads);
 
-/* ---- what a kernel library provides (gemm_onednn.c, gemm_plain.c) -------------------------------------------------------------- */
+/* ---- what a kernel library provides (gemm_onednn.c, gemm_blas.c, gemm_plain.c)
+ * -------------------------------------------------------------- */
 
 typedef struct qr_gemm_kernel qr_gemm_kernel; /* one shape: both row counts, all threads */
 typedef struct qr_gemm_provider {
@@ -73,6 +74,9 @@ typedef struct qr_gemm_provider {
 extern const qr_gemm_provider qr_gemm_plain;
 #ifdef QR_HAVE_ONEDNN
 extern const qr_gemm_provider qr_gemm_onednn;
+#endif
+#ifdef QR_HAVE_BLAS
+extern const qr_gemm_provider qr_gemm_blas;
 #endif
 
 #endif

@@ -295,5 +295,14 @@ double qr_gemm_library_rate(int bf16, size_t m, size_t k, size_t n, int n_thread
     return 0;
 }
 
-const char *qr_cpu_libraries(void) { return "built-in matrix kernels"; }
+const char *qr_cpu_libraries(void)
+{
+#if defined(QR_HAVE_BLAS) && defined(__APPLE__)
+    return "Accelerate";
+#elif defined(QR_HAVE_BLAS)
+    return "BLAS";
+#else
+    return "built-in matrix kernels";
+#endif
+}
 #endif

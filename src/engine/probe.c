@@ -17,8 +17,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-extern char **environ;
-
 #define ANSWER "qwen-rerank " QR_VERSION ": " /* begins the line that answers, as libraries may have said something before */
 
 static const double time_limit_s = 120; /* the first start of CUDA on a machine compiles kernels */

@@ -9,6 +9,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "base/system.h"
 #include "engine/scheduler.h"
 
 #include <errno.h>
@@ -576,7 +577,7 @@ static qr_status listen_unix(sv_http *h, const char *path, qr_error *err)
         return qr_fail(err, QR_E_ARG, "unix socket %s: expected a path of at most %zu bytes", path, sizeof address.sun_path - 1);
     strcpy(address.sun_path, path);
     if (lstat(path, &found) == 0 && !S_ISSOCK(found.st_mode)) return qr_fail(err, QR_E_ARG, "%s: exists and is no socket", path);
-    h->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    h->listener = qr_socket(AF_UNIX, SOCK_STREAM, 0);
     if (h->listener < 0) return qr_fail(err, QR_E_IO, "cannot make a socket: %s", strerror(errno));
     /* A socket that a crashed server left behind may be taken over, one that is in use must not. */
     if (connect(h->listener, (struct sockaddr *) &address, sizeof address) == 0)
@@ -597,7 +598,7 @@ static qr_status listen_tcp(sv_http *h, const char *host, unsigned port, qr_erro
     int code = getaddrinfo(all ? NULL : host, service, &hints, &found);
     if (code != 0) return qr_fail(err, QR_E_ARG, "cannot listen on \"%s\": %s", host, gai_strerror(code));
     for (struct addrinfo *a = found; a != NULL && h->listener < 0; a = a->ai_next) {
-        int fd = socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC, a->ai_protocol), yes = 1;
+        int fd = qr_socket(a->ai_family, a->ai_socktype, a->ai_protocol), yes = 1;
         if (fd < 0) {
             reason = errno;
             continue;
@@ -623,7 +624,12 @@ static qr_status listen_tcp(sv_http *h, const char *host, unsigned port, qr_erro
 static qr_status start_daemon(sv_http *h, qr_error *err)
 {
     const sv_http_options *o = &h->options;
-    unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_ERROR_LOG | MHD_USE_TURBO;
+    unsigned flags = MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_ERROR_LOG | MHD_USE_TURBO;
+#ifdef __linux__
+    flags |= MHD_USE_EPOLL_INTERNAL_THREAD;
+#else
+    flags |= MHD_USE_AUTO_INTERNAL_THREAD; /* poll; libmicrohttpd knows no kqueue */
+#endif
     struct MHD_OptionItem items[8];
     size_t n = 0;
     items[n++] = (struct MHD_OptionItem){MHD_OPTION_LISTEN_SOCKET, h->listener, NULL};

@@ -106,7 +106,7 @@ def _(url, key, query, documents):
     return dashscope_answer(asyncio.run(dashscope.AioTextReRank.call(model="qwen3-rerank", query=query, documents=documents, api_key=key, top_n=len(documents))))
 
 
-@client(CLIENTS, "xinference_client", "keyless", "no /v1")
+@client(CLIENTS, "xinference_client", "no /v1")
 def _(url, key, query, documents):
     from xinference_client import RESTfulClient
 

@@ -196,9 +196,9 @@ static void refuses_bad_lengths(void **state)
     (void) state;
     static const uint64_t lengths[] = {0, 3, 100000001, INT64_MAX, UINT64_MAX - 7, UINT64_MAX};
     for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++) {
-        unsigned char file[10] = "........{}";
+        char file[] = "........{}";
         memcpy(file, &lengths[i], 8);
-        temp_write(&dir, "model.safetensors", file, sizeof file);
+        temp_write(&dir, "model.safetensors", file, sizeof file - 1);
         expect(QR_E_FORMAT, "byte ");
     }
     temp_text(&dir, "model.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n");

@@ -7,16 +7,45 @@
 
 #include <math.h>
 #include <pthread.h>
-#include <semaphore.h>
 #include <stdatomic.h>
+
+/* macOS has no unnamed ones of POSIX. */
+typedef struct semaphore {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    int value;
+} semaphore;
+
+static void semaphore_init(semaphore *s)
+{
+    pthread_mutex_init(&s->lock, NULL);
+    pthread_cond_init(&s->changed, NULL);
+    s->value = 0;
+}
+
+static void semaphore_post(semaphore *s)
+{
+    pthread_mutex_lock(&s->lock);
+    s->value++;
+    pthread_cond_signal(&s->changed);
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void semaphore_wait(semaphore *s)
+{
+    pthread_mutex_lock(&s->lock);
+    while (s->value == 0) pthread_cond_wait(&s->changed, &s->lock);
+    s->value--;
+    pthread_mutex_unlock(&s->lock);
+}
 
 enum { MAX_BATCHES = 4096, BATCH_TOKENS = 1000 };
 static const uint32_t bad_id = 666, failing_id = 777; /* a document with one of these: not a number, or a failure of the whole batch */
 
 static struct {
-    sem_t gate;      /* posted once a batch */
-    atomic_int open; /* 1: batches need not wait */
-    sem_t waiting;   /* posted when a batch waits at the gate */
+    semaphore gate;    /* posted once a batch */
+    atomic_int open;   /* 1: batches need not wait */
+    semaphore waiting; /* posted when a batch waits at the gate */
     size_t n_batches, n_tokens[MAX_BATCHES], n_seqs[MAX_BATCHES];
     uint32_t prefix[MAX_BATCHES][32]; /* first ids of the prefixes, which name the jobs */
     size_t n_prefixes[MAX_BATCHES];
@@ -45,8 +74,8 @@ static qr_status fake_score(qr_backend *b, const qr_batch *batch, qr_logits *out
 {
     (void) b;
     if (!backend.open) {
-        sem_post(&backend.waiting);
-        sem_wait(&backend.gate);
+        semaphore_post(&backend.waiting);
+        semaphore_wait(&backend.gate);
     }
     if (qr_is_set(batch->cancel)) return qr_fail(err, QR_E_CANCELLED, "cancelled");
     size_t at = backend.n_batches++ % MAX_BATCHES, n_tokens = 0;
@@ -86,7 +115,7 @@ typedef struct call {
     qr_job job;
     qr_prompt_ids prompt;
     qr_result *results;
-    sem_t done;
+    semaphore done;
     size_t batches_at_end;
     volatile int cancel; /* written atomically */
 } call;
@@ -97,7 +126,7 @@ static void on_done(qr_job *job)
 {
     call *c = job->owner;
     c->batches_at_end = backend.n_batches;
-    sem_post(&c->done);
+    semaphore_post(&c->done);
 }
 
 static call *new_call(uint32_t name, size_t n_documents, size_t length)
@@ -115,7 +144,7 @@ static call *new_call(uint32_t name, size_t n_documents, size_t length)
     for (size_t d = 0; d <= n_documents; d++) p->start[d] = N_SHARED + d * length;
     c->results = calloc(n_documents, sizeof *c->results);
     for (size_t d = 0; d < n_documents; d++) c->results[d].n_tokens = (uint32_t) (N_SHARED + length);
-    sem_init(&c->done, 0, 0);
+    semaphore_init(&c->done);
     c->job = (qr_job){
         .prompts = p, .n_queries = 1, .results = c->results, .n_results = n_documents, .done = on_done, .owner = c, .cancel = &c->cancel};
     return c;
@@ -126,7 +155,6 @@ static void free_call(call *c)
     free(c->prompt.ids.id);
     free(c->prompt.start);
     free(c->results);
-    sem_destroy(&c->done);
     free(c);
 }
 
@@ -146,8 +174,8 @@ static qr_scheduler *start(int open)
 {
     memset(&backend, 0, sizeof backend);
     backend.open = open;
-    sem_init(&backend.gate, 0, 0);
-    sem_init(&backend.waiting, 0, 0);
+    semaphore_init(&backend.gate);
+    semaphore_init(&backend.waiting);
     qr_backend_cfg cfg = {.max_batch_tokens = BATCH_TOKENS};
     qr_scheduler *s;
     qr_error err = {0};
@@ -158,17 +186,17 @@ static qr_scheduler *start(int open)
 static void let_through(size_t n_batches)
 {
     for (size_t i = 0; i < n_batches; i++) {
-        sem_wait(&backend.waiting);
-        sem_post(&backend.gate);
+        semaphore_wait(&backend.waiting);
+        semaphore_post(&backend.gate);
     }
 }
 
 /* Batches that wait now, or later, go through. */
 static void open_gate(void)
 {
-    sem_wait(&backend.waiting);
+    semaphore_wait(&backend.waiting);
     backend.open = 1;
-    sem_post(&backend.gate);
+    semaphore_post(&backend.gate);
 }
 
 static void test_short_job_overtakes_long_one(void **state)
@@ -178,13 +206,13 @@ static void test_short_job_overtakes_long_one(void **state)
     call *large = new_call(1, 1000, 100), *small = new_call(2, 5, 30);
     qr_scheduler_submit(s, &large->job);
     let_through(3);
-    sem_wait(&backend.waiting); /* the fourth batch is under way */
+    semaphore_wait(&backend.waiting); /* the fourth batch is under way */
     size_t before = backend.n_batches;
     qr_scheduler_submit(s, &small->job);
-    sem_post(&backend.gate);
+    semaphore_post(&backend.gate);
     open_gate();
-    sem_wait(&small->done);
-    sem_wait(&large->done);
+    semaphore_wait(&small->done);
+    semaphore_wait(&large->done);
     assert_true(small->batches_at_end <= before + 2); /* the one under way, and the next */
     assert_true(large->batches_at_end > small->batches_at_end + 90);
     check_results(small);
@@ -201,14 +229,14 @@ static void test_equal_shares(void **state)
     qr_scheduler *s = start(0);
     call *first = new_call(9, 1, 10), *calls[N];
     qr_scheduler_submit(s, &first->job);
-    sem_wait(&backend.waiting);
+    semaphore_wait(&backend.waiting);
     for (uint32_t i = 0; i < N; i++) qr_scheduler_submit(s, &(calls[i] = new_call(i + 1, 300, 20))->job);
-    sem_post(&backend.gate);
+    semaphore_post(&backend.gate);
     open_gate();
-    sem_wait(&first->done);
+    semaphore_wait(&first->done);
     size_t last = 0, earliest = SIZE_MAX;
     for (size_t i = 0; i < N; i++) {
-        sem_wait(&calls[i]->done);
+        semaphore_wait(&calls[i]->done);
         check_results(calls[i]);
         if (calls[i]->batches_at_end > last) last = calls[i]->batches_at_end;
         if (calls[i]->batches_at_end < earliest) earliest = calls[i]->batches_at_end;
@@ -228,7 +256,7 @@ static void test_longer_than_a_batch(void **state)
     qr_scheduler *s = start(1);
     call *c = new_call(1, 3, 5 * BATCH_TOKENS);
     qr_scheduler_submit(s, &c->job);
-    sem_wait(&c->done);
+    semaphore_wait(&c->done);
     check_results(c);
     assert_int_equal(backend.n_batches, 3);
     qr_scheduler_close(s);
@@ -243,7 +271,7 @@ static void test_alike_once(void **state)
     for (size_t d = 0; d < 100; d++)
         for (size_t i = 0; i < 7; i++) c->prompt.ids.id[c->prompt.start[d] + i] = (uint32_t) (d % 3);
     qr_scheduler_submit(s, &c->job);
-    sem_wait(&c->done);
+    semaphore_wait(&c->done);
     check_results(c);
     assert_int_equal(backend.n_batches, 1);
     assert_int_equal(backend.n_seqs[0], 3);
@@ -262,23 +290,23 @@ static void test_cancel_and_deadline(void **state)
     qr_scheduler *s = start(0);
     call *first = new_call(9, 1, 10), *cancelled = new_call(1, 500, 20), *late = new_call(2, 500, 20), *other = new_call(3, 500, 20);
     qr_scheduler_submit(s, &first->job);
-    sem_wait(&backend.waiting);
+    semaphore_wait(&backend.waiting);
     late->job.deadline = qr_now() + 0.05;
     qr_scheduler_submit(s, &cancelled->job);
     qr_scheduler_submit(s, &late->job);
     qr_scheduler_submit(s, &other->job);
-    sem_post(&backend.gate);
+    semaphore_post(&backend.gate);
     let_through(2);
-    sem_wait(&backend.waiting);
+    semaphore_wait(&backend.waiting);
     __atomic_store_n(&cancelled->cancel, 1, __ATOMIC_RELAXED);
     while (qr_now() < late->job.deadline) {
     }
     backend.open = 1;
-    sem_post(&backend.gate);
-    sem_wait(&first->done);
-    sem_wait(&cancelled->done);
-    sem_wait(&late->done);
-    sem_wait(&other->done);
+    semaphore_post(&backend.gate);
+    semaphore_wait(&first->done);
+    semaphore_wait(&cancelled->done);
+    semaphore_wait(&late->done);
+    semaphore_wait(&other->done);
     assert_int_equal(cancelled->job.status, QR_E_CANCELLED);
     assert_int_equal(late->job.status, QR_E_TIMEOUT);
     assert_non_null(strstr(late->job.error.msg, "of 500 documents"));
@@ -301,14 +329,14 @@ static void test_failures_stay_apart(void **state)
     call *first = new_call(9, 1, 10), *bad = new_call(1, 20, 10), *good = new_call(2, 20, 10);
     bad->prompt.ids.id[bad->prompt.start[7]] = bad_id;
     qr_scheduler_submit(s, &first->job);
-    sem_wait(&backend.waiting);
+    semaphore_wait(&backend.waiting);
     qr_scheduler_submit(s, &bad->job);
     qr_scheduler_submit(s, &good->job);
-    sem_post(&backend.gate);
+    semaphore_post(&backend.gate);
     open_gate();
-    sem_wait(&first->done);
-    sem_wait(&bad->done);
-    sem_wait(&good->done);
+    semaphore_wait(&first->done);
+    semaphore_wait(&bad->done);
+    semaphore_wait(&good->done);
     assert_int_equal(bad->job.status, QR_E_BACKEND);
     assert_non_null(strstr(bad->job.error.msg, "document 7: the model's output is not a number"));
     check_results(good);
@@ -316,11 +344,11 @@ static void test_failures_stay_apart(void **state)
     call *failing = new_call(3, 2, 10), *next = new_call(4, 2, 10);
     failing->prompt.ids.id[failing->prompt.start[1]] = failing_id;
     qr_scheduler_submit(s, &failing->job);
-    sem_wait(&failing->done);
+    semaphore_wait(&failing->done);
     assert_int_equal(failing->job.status, QR_E_BACKEND);
     assert_string_equal(failing->job.error.msg, "the device is lost");
     qr_scheduler_submit(s, &next->job);
-    sem_wait(&next->done);
+    semaphore_wait(&next->done);
     check_results(next);
     qr_scheduler_close(s);
     call *all[] = {first, bad, good, failing, next};
@@ -333,7 +361,7 @@ static void *submit_many(void *arg)
     for (uint32_t i = 0; i < 30; i++) {
         call *c = new_call(i, 1 + i * 7 % 40, 1 + i * 13 % 300);
         qr_scheduler_submit(s, &c->job);
-        sem_wait(&c->done);
+        semaphore_wait(&c->done);
         check_results(c);
         free_call(c);
     }
@@ -360,7 +388,7 @@ static void test_close_finishes_jobs(void **state)
     for (uint32_t i = 0; i < 10; i++) qr_scheduler_submit(s, &(calls[i] = new_call(i, 50, 30))->job);
     qr_scheduler_close(s);
     for (size_t i = 0; i < 10; i++) {
-        assert_int_equal(sem_trywait(&calls[i]->done), 0);
+        assert_int_equal(calls[i]->done.value, 1);
         check_results(calls[i]);
         free_call(calls[i]);
     }

@@ -1,0 +1,15 @@
+# Homebrew keeps some libraries to itself ("keg-only"), as macOS has its own or none: tell the searches where they are. CMAKE_PREFIX_PATH and
+# OpenMP_ROOT of the user come first.
+find_program(QR_BREW brew)
+if(QR_BREW)
+  foreach(formula libomp openssl@3)
+    execute_process(COMMAND ${QR_BREW} --prefix ${formula} OUTPUT_VARIABLE dir OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET RESULT_VARIABLE failed)
+    if(failed EQUAL 0 AND EXISTS "${dir}")
+      list(APPEND CMAKE_PREFIX_PATH "${dir}")
+      set(ENV{PKG_CONFIG_PATH} "$ENV{PKG_CONFIG_PATH}:${dir}/lib/pkgconfig")
+      if(formula STREQUAL "libomp" AND NOT DEFINED OpenMP_ROOT)
+        set(OpenMP_ROOT "${dir}")
+      endif()
+    endif()
+  endforeach()
+endif()
