@@ -248,7 +248,7 @@ static void finish(sv_exchange *x, int status)
     unlink_exchange(x);
     h->n_exchanges--;
     h->has_freed_much |= x->http->is_large;
-    if (h->quiesced) pthread_cond_broadcast(&h->changed);
+    if (__atomic_load_n(&h->quiesced, __ATOMIC_RELAXED)) pthread_cond_broadcast(&h->changed);
     pthread_mutex_unlock(&h->lock);
     free_exchange(x);
 }
