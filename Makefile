@@ -38,7 +38,7 @@ export QR_TEST_DATA := $(CURDIR)/build/testdata
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := build
-.PHONY: help build serve demo test test-unit test-python test-load test-memcheck test-schema test-clients test-page test-arm64 bench bench-http fuzz format format-check lint check-macos install clean data
+.PHONY: help build build-backends serve demo test test-unit test-python test-load test-memcheck test-backends test-schema test-clients test-page test-arm64 bench bench-http fuzz format format-check lint check-macos install clean data
 
 help: ## this list
 	@echo "usage: make TARGET [CC=clang] [SAN=address|undefined|thread]"
@@ -60,7 +60,7 @@ data: build
 	@scripts/san-env.sh "$(SAN)" scripts/testdata.sh $(BUILD)/make_checkpoint build/testdata
 
 # Tests use more threads than there are cores, on purpose, and under emulation: waiting threads must not spin.
-test-unit test-python test-load test-memcheck test-page test-arm64: export OMP_WAIT_POLICY := passive
+test-unit test-python test-load test-memcheck test-backends test-page test-arm64: export OMP_WAIT_POLICY := passive
 
 test: test-unit test-python ## all core tests: C unit tests, then the program and the library from outside
 
@@ -82,6 +82,17 @@ test-memcheck: data ## the server under valgrind, its metrics by promtool
 	@scripts/deps.sh test memcheck
 	@scripts/venv.sh
 	@build/venv/bin/pytest -p no:cacheprovider -q tests/http/heavy_load.py -k "memcheck or promtool"
+
+# PyTorch needs nothing built: the program finds it at run time.
+build-backends: build ## the plug-in for MLX, for the MLX of the active Python environment
+	@scripts/deps.sh cxx
+	@root=$$(scripts/mlx_root.sh) && cmake -S . -B $(BUILD) -DQR_MLX_ROOT=$$root >/dev/null && cmake --build $(BUILD)
+
+test-backends: data ## PyTorch and MLX, from PyPI, against golden scores and against each other
+	@scripts/deps.sh test cxx
+	@scripts/backends_venv.sh
+	@VIRTUAL_ENV=$(CURDIR)/build/backends-venv $(MAKE) --no-print-directory build-backends
+	@build/backends-venv/bin/pytest -p no:cacheprovider -q tests/backends
 
 test-schema: build ## schemathesis against /openapi.json, two minutes
 	@scripts/deps.sh test

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes sure that what a make target needs is on this machine, and installs it on Debian and Ubuntu.
 #
-# usage: scripts/deps.sh GROUP...     groups: build test memcheck clang lint page bench-http arm64
+# usage: scripts/deps.sh GROUP...     groups: build test cxx memcheck clang lint page bench-http arm64
 #
 # Looks for the programs and headers themselves, not for package names, so that a compiler from elsewhere is good enough and the usual
 # case (nothing missing) costs a few milliseconds. QR_NO_DEPS=1 skips everything: then CMake says what it misses.
@@ -74,6 +74,7 @@ for group in "$@"; do
             need "Python environment for pytest" python3-venv -
         fi
         ;;
+    cxx) program c++ "compiles the plug-in for MLX" g++ - ;;
     memcheck) program valgrind "finds errors in memory" valgrind - ;;
     clang)
         program clang "C compiler" clang llvm

@@ -16,7 +16,7 @@
 #endif
 
 /* Where to look; "" where the running program has no such place. */
-enum { N_PLACES = 4 };
+enum { N_PLACES = 5 };
 
 static void places(char dirs[N_PLACES][4096], const char *dir)
 {
@@ -30,8 +30,11 @@ static void places(char dirs[N_PLACES][4096], const char *dir)
         snprintf(dirs[0], sizeof dirs[0], "%s", own);
         snprintf(dirs[1], sizeof dirs[1], "%s/../lib/qwen-rerank", own);
     }
-    if (qr_library_dir(own, sizeof own) && strcmp(own, dirs[0]) != 0) snprintf(dirs[2], sizeof dirs[2], "%s/qwen-rerank", own);
-    snprintf(dirs[3], sizeof dirs[3], "%s", QR_PLUGIN_DIR);
+    if (qr_library_dir(own, sizeof own) && strcmp(own, dirs[0]) != 0) {
+        snprintf(dirs[2], sizeof dirs[2], "%s", own);
+        snprintf(dirs[3], sizeof dirs[3], "%s/qwen-rerank", own);
+    }
+    snprintf(dirs[4], sizeof dirs[4], "%s", QR_PLUGIN_DIR);
 }
 
 qr_status qr_plugin_find(char *path, size_t size, const char *name, const char *dir, qr_error *err)
@@ -64,6 +67,7 @@ qr_status qr_plugin_load(const qr_backend_ops **out, const char *name, const cha
     else if (plugin->abi != QR_BACKEND_ABI || strcmp(plugin->version, QR_VERSION) != 0)
         status = qr_fail(err, QR_E_UNSUPPORTED, "%s is of version %s (interface %u), this is version " QR_VERSION " (interface %u)", path,
                          plugin->version, plugin->abi, (unsigned) QR_BACKEND_ABI);
+    else if (plugin->conflict != NULL) status = qr_fail(err, QR_E_UNSUPPORTED, "%s: %s", path, plugin->conflict);
     if (status != QR_OK) {
         dlclose(handle);
         return status;

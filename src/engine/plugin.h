@@ -10,6 +10,7 @@ typedef struct qr_plugin {
     uint32_t abi;        /* QR_BACKEND_ABI */
     const char *version; /* QR_VERSION: must be the program's own, since plug-ins read qr_model */
     const qr_backend_ops *ops;
+    const char *conflict; /* why it cannot work with the libraries that it found; NULL: it can */
 } qr_plugin;
 
 /* What a plug-in exports: extern "C" const qr_plugin *qr_backend_plugin(void). Nothing of the program is visible to it, so it brings its

@@ -78,7 +78,7 @@ static const qr_backend_ops ops = {
 const qr_plugin *qr_backend_plugin(void);
 const qr_plugin *qr_backend_plugin(void)
 {
-    static const qr_plugin plugin = {QR_BACKEND_ABI, VERSION, &ops};
+    static const qr_plugin plugin = {QR_BACKEND_ABI, VERSION, &ops, NULL};
     return &plugin;
 }
 #endif
