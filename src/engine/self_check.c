@@ -131,8 +131,9 @@ static qr_status score(const qr_backend_ops *ops, qr_backend *b, qr_logits *out,
     return ops->score(b, &batch, out, err);
 }
 
-/* Several times what correct code showed (see tests/unit/test_self_check.c), a fraction of what a wrong one does: margins are about 5. */
-static double tolerance(const char *dtype) { return strcmp(dtype, "f32") == 0 ? 1e-3 : strcmp(dtype, "f16") == 0 ? 0.06 : 0.4; }
+/* Three times the most that correct code showed (bf16: 0.08 our own, 0.20 MLX, 0.26 PyTorch, which round in other places), a fraction of
+ * what a wrong one does: margins are about 5. */
+static double tolerance(const char *dtype) { return strcmp(dtype, "f32") == 0 ? 1e-3 : strcmp(dtype, "f16") == 0 ? 0.08 : 0.8; }
 
 static qr_status compare(const qr_logits *out, const char *dtype, double *worst, qr_error *err)
 {

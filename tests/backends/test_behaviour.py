@@ -7,7 +7,6 @@ import pathlib
 import signal
 import subprocess
 import threading
-import time
 
 import capi
 import pytest
@@ -67,9 +66,9 @@ def test_parity_on_the_built_in_model(pairs, held_out):
     for d in report["distances"]:
         exact = d["a"].endswith("f32") and d["b"].endswith("f32")
         assert d["score_max"] < (0.005 if exact else 0.05), d
-        # Documents that f32 itself holds for equal may change places; others not.
-        assert d["order_changed_by_max"] < (1e-4 if exact else 0.02) and d["kendall_tau"] > (0.9999 if exact else 0.98), d
-        assert extra or d["order_changes"] == 0
+        # Documents that are as good as equal may change places when margins are rounded to 16 bits; others not.
+        assert d["order_changed_by_max"] < (1e-4 if exact else 0.02 if extra else 0.005), d
+        assert d["kendall_tau"] > (0.9999 if exact else 0.98 if extra else 0.9), d
 
 
 def test_info_tells_device_and_type(backend, lines):
@@ -102,28 +101,23 @@ def test_a_memory_limit(backend, lines):
     assert "GiB" in message and "allowed" in message
 
 
-def test_an_interrupt_ends_it(backend):
+def test_an_interrupt_ends_it(backend, tmp_path):
     """In the middle of work that would take long."""
-    process = subprocess.Popen(
-        [PROGRAM, "score", "--model", DATA / "small-1", "--backend", backend, *more(backend), "--dtype", "f32"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(),
-    )  # fmt: skip
-    line = json.dumps({"query": "q", "document": "some words " * 900}).encode() + b"\n"
-    process.stdin.write(json.dumps({"query": "q", "document": "d"}).encode() + b"\n")
-    process.stdin.flush()
-    process.stdout.readline()
-    process.stdin.write(line * 40)
-    process.stdin.close()
-    time.sleep(1)
-    start = time.monotonic()
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps({"query": "q", "document": f"{i} some words " * 100}) + "\n" for i in range(5000)))
+    command = [PROGRAM, "score", "--model", DATA / "untied-1", "--backend", backend, *more(backend), "--dtype", "f32"]
+    with path.open() as stdin:
+        process = subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
+    assert process.stdout.readline()  # some are done
     process.send_signal(signal.SIGINT)
-    process.stdin = None
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130 and b"interrupted" in stderr and time.monotonic() - start < 20
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130 and b"interrupted" in stderr
 
 
 @pytest.fixture(scope="module")
-def lib():
+def lib(sanitized):
+    if sanitized:
+        pytest.skip("Python is not built with the sanitizer's library")
     return capi.load(BUILD / ("libqwen-rerank.dylib" if (BUILD / "libqwen-rerank.dylib").exists() else "libqwen-rerank.so"))
 
 
