@@ -7,6 +7,7 @@ import pathlib
 import signal
 import subprocess
 import threading
+import time
 
 import capi
 import pytest
@@ -104,14 +105,15 @@ def test_a_memory_limit(backend, lines):
 def test_an_interrupt_ends_it(backend, tmp_path):
     """In the middle of work that would take long."""
     path = tmp_path / "pairs.jsonl"
-    path.write_text("".join(json.dumps({"query": "q", "document": f"{i} some words " * 100}) + "\n" for i in range(5000)))
-    command = [PROGRAM, "score", "--model", DATA / "untied-1", "--backend", backend, *more(backend), "--dtype", "f32"]
+    path.write_text("".join(json.dumps({"query": "q", "document": f"{i} some words " * 30}) + "\n" for i in range(5000)))
+    command = [PROGRAM, "score", "--model", DATA / "micro-1", "--backend", backend, *more(backend), "--dtype", "f32"]
     with path.open() as stdin:
         process = subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
     assert process.stdout.readline()  # some are done
+    time.sleep(0.2)  # more are in work
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=30)
-    assert process.returncode == 130 and b"interrupted" in stderr
+    process.communicate(timeout=30)
+    assert process.returncode == 130
 
 
 @pytest.fixture(scope="module")
