@@ -7,6 +7,7 @@
 #include "base/utf8.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -104,15 +105,22 @@ static int output_failed(const cli_args *args, int reason)
     return CLI_FAILURE;
 }
 
+/* The reason that an earlier fprintf met is lost, only the stream's flag is left: a pipe without a reader, or, likeliest of all else, a full
+ * device. */
+static int lost_reason(void)
+{
+    struct pollfd p = {STDOUT_FILENO, POLLOUT, 0};
+    return poll(&p, 1, 0) == 1 && (p.revents & POLLERR) != 0 ? EPIPE : ENOSPC;
+}
+
 int cli_stdout_flush(const cli_args *args)
 {
     static int failed; /* of the process's one standard output */
     if (failed) return CLI_FAILURE;
     errno = 0;
-    /* An error that an earlier fprintf met is only in the stream's flag; its reason is lost, and a full device is by far the likeliest. */
     if (fflush(stdout) == 0 && !ferror(stdout)) return CLI_OK;
     failed = 1;
-    return output_failed(args, errno != 0 ? errno : ENOSPC);
+    return output_failed(args, errno != 0 ? errno : lost_reason());
 }
 
 int cli_stdout_close(const cli_args *args)
