@@ -7,7 +7,7 @@ install(FILES include/qwen_rerank.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 
 # Libs.private is what a static link needs besides the archive. It names plain libraries and not Requires.private, because pkg-config
 # would then ask for the .pc files of all of them even to compile against the shared library.
-set(QR_PC_PRIVATE "-ljansson -lcrypto -lutf8proc")
+set(QR_PC_PRIVATE "-ljansson -lcrypto -lcurl -lutf8proc")
 if(QR_ONEDNN)
   string(APPEND QR_PC_PRIVATE " -ldnnl")
 endif()

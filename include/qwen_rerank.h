@@ -38,7 +38,8 @@ extern "C" {
     X(E_MEMORY, 500, "out of memory")                                                                                                      \
     X(E_BACKEND, 500, "backend failure") /* the compute library failed or gave a result that is not a number */                            \
     X(E_CANCELLED, 499, "cancelled")                                                                                                       \
-    X(E_TIMEOUT, 504, "time is up")
+    X(E_TIMEOUT, 504, "time is up")                                                                                                        \
+    X(E_UNAVAILABLE, 503, "service unavailable") /* no server behind a backend could answer; later one may */
 
 typedef enum qr_status {
 #define QR_X(name, http, text) QR_##name,
@@ -103,6 +104,15 @@ typedef struct qr_options {
     qr_switch compile;         /* mlx: compile the graph; by default where it is faster */
     const char *torch_dir;     /* pytorch: folder of libtorch; NULL: the torch that python3 would import */
     const char *plugin_dir;    /* folder of backends built as plug-ins; NULL: beside the program or library */
+    /* The backend vllm: servers elsewhere that have the model; `model` then needs only config.json and tokenizer.json. */
+    const char *const *vllm_urls; /* [n_vllm_urls] "http://HOST:8000"; a name with several addresses stands for as many servers */
+    size_t n_vllm_urls;
+    const char *vllm_model;      /* its name there; NULL: the first that a server names */
+    const char *vllm_api_key;    /* or NULL */
+    const char *vllm_protocol;   /* "completions", "classify", "generative-scoring"; NULL: the first of these that a server has */
+    const char *vllm_ca_file;    /* certificates to trust, PEM; NULL: the system's */
+    double vllm_timeout_seconds; /* for the answer to one request; 0: 120 */
+    double vllm_wait_seconds;    /* how long opening waits for a server that cannot be reached yet; 0: not at all */
 } qr_options;
 
 typedef struct qr_engine qr_engine;

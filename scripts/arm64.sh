@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 
 build=$PWD/build-arm64
 sysroot=$build/sysroot
-packages=(libjansson-dev libutf8proc-dev libssl-dev libcmocka-dev libdnnl-dev libmicrohttpd-dev libyaml-dev)
+packages=(libjansson-dev libutf8proc-dev libssl-dev libcmocka-dev libdnnl-dev libmicrohttpd-dev libyaml-dev libcurl4-openssl-dev)
 
 # The list is kept, so that a sysroot from before a library was needed is fetched again.
 if [[ "$(cat "$sysroot/.complete" 2>/dev/null)" != "${packages[*]}" ]]; then

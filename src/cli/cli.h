@@ -59,6 +59,10 @@ typedef struct cli_args {
     int flash_attn, mlx_compile, prefix_caching; /* CLI_ON, CLI_OFF */
     size_t tensor_parallel, max_model_len;
     double gpu_memory;
+    cli_list vllm_urls;
+    const char *vllm_model, *vllm_api_key, *vllm_api_key_file, *vllm_ca;
+    int vllm_protocol; /* index into auto|completions|classify|generative-scoring, plus 1 */
+    size_t vllm_timeout, vllm_wait;
 
     int log_level; /* index into error|warn|info|debug, plus 1: the values of qr_log_level */
 

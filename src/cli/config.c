@@ -452,7 +452,7 @@ static const char *value_text(const cli_args *args, const cli_option *o, char *o
         return out;
     }
     default:
-        return *(const char *const *) (const void *) field;
+        return o->field == offsetof(cli_args, vllm_api_key) ? "(hidden)" : *(const char *const *) (const void *) field;
     }
 }
 

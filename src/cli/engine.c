@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "cli/engine.h"
 
+#include "base/file.h"
 #include "base/mem.h"
 #include "engine/backend.h"
 #include "model/builtin.h"
@@ -88,6 +89,25 @@ const cli_option cli_backend_options[] = {
      "vllm: its cache of prefixes.", "vllm_options.enable_prefix_caching", NULL},
     {"max-model-len", 0, CLI_COUNT, 1, offsetof(cli_args, max_model_len), "N", "QWEN_RERANK_MAX_MODEL_LEN", "vllm: its longest prompt.",
      "vllm_options.max_model_len", NULL},
+    {"vllm-url", 0, CLI_LIST, 0, offsetof(cli_args, vllm_urls), "URL", "QWEN_RERANK_VLLM_URL",
+     "vllm: a server, http://HOST:8000; may be repeated. A name with several addresses stands for as many servers. The folder of --model "
+     "then needs only config.json and tokenizer.json.",
+     "vllm_options.urls", NULL},
+    {"vllm-model", 0, CLI_TEXT, 0, offsetof(cli_args, vllm_model), "NAME", "QWEN_RERANK_VLLM_MODEL",
+     "vllm: the model's name there (default: the first that a server names).", "vllm_options.model", NULL},
+    {"vllm-api-key", 0, CLI_TEXT, 0, offsetof(cli_args, vllm_api_key), "KEY", "QWEN_RERANK_VLLM_API_KEY",
+     "vllm: the servers' API key. On the command line others can read it: the variable or a file is better.", NULL, NULL},
+    {"vllm-api-key-file", 0, CLI_FILE, 0, offsetof(cli_args, vllm_api_key_file), "FILE", "QWEN_RERANK_VLLM_API_KEY_FILE",
+     "vllm: a file with that key in its first line.", "vllm_options.api_key_file", NULL},
+    {"vllm-protocol", 0, CLI_CHOICE, 1, offsetof(cli_args, vllm_protocol), "auto|completions|classify|generative-scoring",
+     "QWEN_RERANK_VLLM_PROTOCOL", "vllm: how servers are asked (default: auto, the first of these that a server has).",
+     "vllm_options.protocol", "auto"},
+    {"vllm-ca", 0, CLI_FILE, 0, offsetof(cli_args, vllm_ca), "FILE", "QWEN_RERANK_VLLM_CA",
+     "vllm: certificates to trust, PEM (default: the system's).", "vllm_options.ca_file", NULL},
+    {"vllm-timeout", 0, CLI_COUNT, 1, offsetof(cli_args, vllm_timeout), "SECONDS", "QWEN_RERANK_VLLM_TIMEOUT",
+     "vllm: time for the answer to one request, after which another server is asked (default: 120).", "vllm_options.timeout_s", "120"},
+    {"vllm-wait", 0, CLI_COUNT, 0, offsetof(cli_args, vllm_wait), "SECONDS", "QWEN_RERANK_VLLM_WAIT",
+     "vllm: how long to wait at the start until a server can be reached (default: 0).", "vllm_options.wait_s", "0"},
     {0},
 };
 
@@ -100,6 +120,7 @@ int cli_exit_of_open(qr_status status)
         return CLI_USAGE;
     case QR_E_MEMORY:
     case QR_E_BACKEND:
+    case QR_E_UNAVAILABLE:
         return CLI_FAILURE;
     case QR_E_CANCELLED:
         return CLI_INTERRUPTED;
@@ -157,15 +178,19 @@ static const char *prompt_part(const char *given, const char *canonical, const c
 /* Settings that the chosen backend has no use for: said, so that nobody believes in them. */
 static void note_unused(const cli_args *args, const char *backend)
 {
-    static const char *const owners[] = {"pytorch", "pytorch", "pytorch", "mlx", "mlx", "vllm", "vllm", "vllm", "vllm"};
+    static const char *const owners[] = {"pytorch", "pytorch", "pytorch", "mlx", "mlx"}; /* the rest is vllm's */
     for (size_t i = 0; cli_backend_options[i].name != NULL; i++)
-        if (cli_origin(args, &cli_backend_options[i]) != NULL && strcmp(owners[i], backend) != 0)
+        if (cli_origin(args, &cli_backend_options[i]) != NULL &&
+            strcmp(i < sizeof owners / sizeof owners[0] ? owners[i] : "vllm", backend) != 0)
             cli_note(args, QR_LOG_INFO, "--%s has no effect on the backend %s", cli_backend_options[i].name, backend);
 }
 
 qr_backend_place cli_backend_place(const cli_args *args)
 {
-    return (qr_backend_place){.device = args->device, .torch_dir = args->torch_dir, .plugin_dir = args->plugin_dir};
+    return (qr_backend_place){.device = args->device,
+                              .torch_dir = args->torch_dir,
+                              .plugin_dir = args->plugin_dir,
+                              .vllm = {.urls = args->vllm_urls.items, .n_urls = args->vllm_urls.n}};
 }
 
 int cli_backend_check(const cli_args *args, const char **name)
@@ -182,11 +207,30 @@ int cli_backend_check(const cli_args *args, const char **name)
     return status == QR_E_NOT_FOUND ? CLI_USAGE : CLI_FAILURE;
 }
 
+/* The first line of --vllm-api-key-file; *key NULL without one. The caller frees it. */
+static int read_key_file(const cli_args *args, char **key)
+{
+    qr_error err = {0};
+    size_t len;
+    *key = NULL;
+    if (args->vllm_api_key_file == NULL) return CLI_OK;
+    if (qr_file_read(args->vllm_api_key_file, 1 << 16, key, &len, &err) == QR_OK) {
+        (*key)[strcspn(*key, "\r\n")] = 0;
+        if ((*key)[0] != 0) return CLI_OK;
+        qr_fail(&err, QR_E_ARG, "%s: expected a key in its first line, found none", args->vllm_api_key_file);
+    }
+    cli_error(args, "%s", err.msg);
+    qr_free(*key);
+    *key = NULL;
+    return CLI_USAGE;
+}
+
 int cli_engine_open(const cli_args *args, const char *model, qr_log_fn log, void *log_arg, qr_engine **engine)
 {
     const char *backend;
+    static const char *const protocols[] = {"completions", "classify", "generative-scoring"};
     qr_error err = {0};
-    char *dir = NULL;
+    char *dir = NULL, *key = NULL;
     *engine = NULL;
     if (args->threads > INT_MAX) {
         cli_error(args, "--threads: expected at most %d, found %zu", INT_MAX, args->threads);
@@ -196,7 +240,11 @@ int cli_engine_open(const cli_args *args, const char *model, qr_log_fn log, void
     int code = cli_backend_check(args, &backend);
     if (code != CLI_OK) return code;
     note_unused(args, backend);
-    if ((code = cli_model_locate(args, model, &dir)) != CLI_OK) return code;
+    if ((code = read_key_file(args, &key)) != CLI_OK) return code;
+    if ((code = cli_model_locate(args, model, &dir)) != CLI_OK) {
+        qr_free(key);
+        return code;
+    }
     qr_options options = {
         .model = dir,
         .backend = args->backend,
@@ -217,6 +265,14 @@ int cli_engine_open(const cli_args *args, const char *model, qr_log_fn log, void
         .compile = (qr_switch) args->mlx_compile,
         .torch_dir = args->torch_dir,
         .plugin_dir = args->plugin_dir,
+        .vllm_urls = args->vllm_urls.items,
+        .n_vllm_urls = args->vllm_urls.n,
+        .vllm_model = args->vllm_model,
+        .vllm_api_key = key != NULL ? key : args->vllm_api_key,
+        .vllm_protocol = args->vllm_protocol > 1 ? protocols[args->vllm_protocol - 2] : NULL,
+        .vllm_ca_file = args->vllm_ca,
+        .vllm_timeout_seconds = (double) args->vllm_timeout,
+        .vllm_wait_seconds = (double) args->vllm_wait,
         .log = log,
         .log_arg = log_arg,
     };
@@ -229,6 +285,7 @@ int cli_engine_open(const cli_args *args, const char *model, qr_log_fn log, void
     qr_status status = qr_engine_open(engine, &options, &err);
     if (status != QR_OK) cli_error(args, "%s", err.msg);
     qr_free(dir);
+    qr_free(key);
     return cli_exit_of_open(status);
 }
 

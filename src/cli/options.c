@@ -357,6 +357,7 @@ void cli_args_deinit(cli_args *args)
     qr_free(args->models.items);
     qr_free(args->api_keys.items);
     qr_free(args->cors_origins.items);
+    qr_free(args->vllm_urls.items);
     qr_free(args->origins);
     for (size_t i = 0; i < args->owned.n; i++) qr_free((void *) (uintptr_t) args->owned.items[i]);
     qr_free(args->owned.items);

@@ -14,7 +14,7 @@
 #include "model/weights.h"
 
 /* Raised when a field changes meaning; fields are only appended. A plug-in must also be of the same QR_VERSION, as it reads qr_model. */
-enum { QR_BACKEND_ABI = 2 };
+enum { QR_BACKEND_ABI = 3 };
 
 /* What a usable backend's probe gives; the highest is chosen. Our own engine comes before what others compute on the CPU. */
 enum {
@@ -28,11 +28,20 @@ enum {
     QR_GRADE_MLX_GPU = 40,
 };
 
+/* vLLM servers, as in qr_options. Members may be NULL or 0. */
+typedef struct qr_vllm_place {
+    const char *const *urls; /* [n_urls] */
+    size_t n_urls;
+    const char *model, *api_key, *protocol, *ca_file;
+    double timeout_seconds, wait_seconds;
+} qr_vllm_place;
+
 /* Where a backend looks for what it needs, and where it computes. Members may be NULL. */
 typedef struct qr_backend_place {
     const char *device;     /* "cpu", "gpu", "cuda", "cuda:1", "cuda:0,cuda:1", "mps"; NULL or "auto": the best one */
     const char *torch_dir;  /* folder with libtorch_cpu.so or .dylib, or one that has it in lib/; NULL: the one that python3 would import */
     const char *plugin_dir; /* folder with qwen-rerank-NAME.so; NULL: see plugin.h */
+    qr_vllm_place vllm;
 } qr_backend_place;
 
 /* One prompt: the ids of its prefix followed by its own. Its score must equal that of the concatenation computed alone. */
@@ -60,6 +69,36 @@ typedef struct qr_logits {
     float yes, no; /* a backend that knows only the difference gives it as yes, and no = 0 */
 } qr_logits;
 
+/* A batch in work, for backends that can have several. */
+typedef struct qr_work {
+    qr_batch batch; /* its `cancel` is not looked at */
+    qr_logits *out; /* [batch.n_seqs] */
+    void *owner;    /* the caller's */
+    void *state;    /* the backend's */
+    qr_status status;
+    qr_error error;
+    struct qr_work *next; /* the backend's */
+} qr_work;
+
+/* By what a backend that keeps the model elsewhere finds out that it is the right one: a text as our tokenizer has it, special tokens
+ * recognised, and prompts whose scores must be alike wherever the model is. */
+typedef struct qr_sample {
+    const char *text;
+    const uint32_t *text_ids; /* [n_text_ids] */
+    size_t n_text_ids;
+    qr_batch prompts;
+} qr_sample;
+
+/* One of several servers behind a backend. */
+typedef struct qr_replica {
+    char name[256], state[16], protocol[24], model[128];
+    char reason[256]; /* why it is not up, or "" */
+    size_t in_flight; /* requests that it has in work */
+    double limit;     /* how many of them it may have */
+    uint64_t in_flight_tokens, requests, documents, tokens, errors, overloads, ejections;
+    double seconds; /* that answered requests took, together */
+} qr_replica;
+
 typedef struct qr_backend_cfg {
     const qr_model *model; /* borrowed until close; NULL for a backend that keeps the model elsewhere (needs_model 0) */
     const char *model_dir; /* "builtin": no folder, the model is only in `model` */
@@ -76,6 +115,7 @@ typedef struct qr_backend_cfg {
     size_t memory_limit;                        /* bytes that may be planned for; 0: what is free; QR_SIZE_NONE: any */
     qr_log_fn log;                              /* or NULL */
     void *log_arg;
+    const qr_sample *sample; /* for backends without needs_model; borrowed until close */
 } qr_backend_cfg;
 
 typedef struct qr_backend_info {
@@ -108,6 +148,21 @@ typedef struct qr_backend_ops {
     qr_status (*score)(qr_backend *backend, const qr_batch *batch, qr_logits *out /* [n_seqs] */, qr_error *err);
     void (*info)(const qr_backend *backend, qr_backend_info *out);
     void (*stats)(const qr_backend *backend, qr_backend_stats *out);
+
+    /* For backends that compute elsewhere, where waiting for one batch before the next begins would leave servers idle and let the slowest
+     * hold up everyone: all of these, or, as with what computes here, none. Called from the engine's thread, but for the last two, which
+     * any thread may call. */
+    /* 1 if another batch could be begun at once. */
+    int (*has_room)(const qr_backend *backend);
+    /* Returns at once; work, and what its batch points to, stay in place until `wait` or `withdraw` gives them back. */
+    qr_status (*begin)(qr_backend *backend, qr_work *work, qr_error *err);
+    /* Gives up a batch that has not been given back. */
+    void (*withdraw)(qr_backend *backend, qr_work *work);
+    /* A batch that has ended, with its status and error; NULL after so many seconds or after `wake`. */
+    qr_work *(*wait)(qr_backend *backend, double seconds);
+    void (*wake)(qr_backend *backend);
+    /* Fills out[0..capacity) and returns how many servers there are. */
+    size_t (*replicas)(qr_backend *backend, qr_replica *out, size_t capacity);
 } qr_backend_ops;
 
 /* Names of the backends that this version knows, in order of preference among equals, NULL at the end. */

@@ -5,6 +5,7 @@
 #include "engine/engine.h"
 
 #include "base/mem.h"
+#include "engine/sample.h"
 #include "engine/scheduler.h"
 #include "model/builtin.h"
 
@@ -13,18 +14,20 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { DEFAULT_MAX_LENGTH = 8192, DEFAULT_BATCH_TOKENS = 2048, MAX_THREADS = 1024, MAX_IDLE = 8 };
+enum { DEFAULT_MAX_LENGTH = 8192, DEFAULT_BATCH_TOKENS = 2048, MAX_THREADS = 1024, MAX_IDLE = 8, MAX_URLS = 1024, N_PLACES = 7 };
 static const size_t default_prefix_cache_bytes = (size_t) 256 << 20;
 
 struct qr_engine {
     char *model_dir;
     qr_tokenizer *tokenizer;
     qr_prompt *prompt;
-    qr_model model;
+    qr_model model; /* only its config where the backend keeps the model elsewhere */
     int model_open;
     const qr_backend_ops *ops;
     qr_backend_cfg cfg;
-    char *place[3]; /* what cfg.place points to */
+    qr_sample_store sample;
+    char *place[N_PLACES]; /* what cfg.place points to */
+    char **urls;           /* [cfg.place.vllm.n_urls] */
     qr_scheduler *scheduler;
     double load_seconds;
 
@@ -45,6 +48,14 @@ static qr_status check_options(const qr_options *o, qr_error *err)
         return qr_fail(err, QR_E_ARG, "qr_options.threads: expected 0 to %d, found %d", MAX_THREADS, o->threads);
     if ((int) o->dtype < QR_DTYPE_AUTO || o->dtype > QR_DTYPE_INT8)
         return qr_fail(err, QR_E_ARG, "qr_options.dtype: expected a qr_dtype, found %d", (int) o->dtype);
+    if (o->n_vllm_urls > MAX_URLS || (o->n_vllm_urls > 0 && o->vllm_urls == NULL))
+        return qr_fail(err, QR_E_ARG, "qr_options.vllm_urls: expected up to %d URLs, found %zu%s", MAX_URLS, o->n_vllm_urls,
+                       o->vllm_urls == NULL ? " and NULL" : "");
+    for (size_t i = 0; i < o->n_vllm_urls; i++)
+        if (o->vllm_urls[i] == NULL) return qr_fail(err, QR_E_ARG, "qr_options.vllm_urls[%zu]: expected a URL, found NULL", i);
+    if (!(o->vllm_timeout_seconds >= 0) || !(o->vllm_wait_seconds >= 0))
+        return qr_fail(err, QR_E_ARG, "qr_options.vllm_timeout_seconds, vllm_wait_seconds: expected at least 0, found %g and %g",
+                       o->vllm_timeout_seconds, o->vllm_wait_seconds);
     return QR_OK;
 }
 
@@ -67,12 +78,35 @@ static qr_status choose_limits(qr_engine *e, const qr_options *o, qr_error *err)
 
 static qr_status copy_place(qr_engine *e, const qr_options *o, qr_error *err)
 {
-    const char *given[] = {o->device, o->torch_dir, o->plugin_dir};
-    for (size_t i = 0; i < sizeof given / sizeof given[0]; i++)
-        if (given[i] != NULL && (e->place[i] = qr_strndup(given[i], strlen(given[i]))) == NULL)
+    const char *given[N_PLACES] = {o->device,       o->torch_dir,     o->plugin_dir,  o->vllm_model,
+                                   o->vllm_api_key, o->vllm_protocol, o->vllm_ca_file};
+    char **copies = e->place;
+    for (size_t i = 0; i < N_PLACES; i++)
+        if (given[i] != NULL && (copies[i] = qr_strndup(given[i], strlen(given[i]))) == NULL)
             return qr_fail(err, QR_E_MEMORY, "no memory for the engine");
-    e->cfg.place = (qr_backend_place){e->place[0], e->place[1], e->place[2]};
+    if (o->n_vllm_urls > 0 && (e->urls = qr_calloc(o->n_vllm_urls, sizeof *e->urls)) == NULL)
+        return qr_fail(err, QR_E_MEMORY, "no memory for the engine");
+    e->cfg.place = (qr_backend_place){.device = copies[0], .torch_dir = copies[1], .plugin_dir = copies[2]};
+    e->cfg.place.vllm = (qr_vllm_place){.urls = (const char *const *) e->urls,
+                                        .n_urls = o->n_vllm_urls,
+                                        .model = copies[3],
+                                        .api_key = copies[4],
+                                        .protocol = copies[5],
+                                        .ca_file = copies[6],
+                                        .timeout_seconds = o->vllm_timeout_seconds,
+                                        .wait_seconds = o->vllm_wait_seconds};
+    for (size_t i = 0; i < o->n_vllm_urls; i++)
+        if ((e->urls[i] = qr_strndup(o->vllm_urls[i], strlen(o->vllm_urls[i]))) == NULL)
+            return qr_fail(err, QR_E_MEMORY, "no memory for the engine");
     return QR_OK;
+}
+
+/* Of a model that is elsewhere only the configuration is read: its weights need not be here at all. */
+static qr_status open_model(qr_engine *e, const char *dir, qr_error *err)
+{
+    qr_status status = e->ops->needs_model ? qr_model_open(&e->model, dir, err) : qr_model_open_config(&e->model, dir, err);
+    e->model_open = status == QR_OK;
+    return status;
 }
 
 static qr_status open_parts(qr_engine *e, const qr_backend_ops *ops, const qr_options *o, qr_error *err)
@@ -80,7 +114,7 @@ static qr_status open_parts(qr_engine *e, const qr_backend_ops *ops, const qr_op
     if ((e->model_dir = qr_strndup(o->model, strlen(o->model))) == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for the engine");
     qr_status status = copy_place(e, o, err);
     if (status == QR_OK && (e->ops = ops) == NULL) status = qr_backend_choose(&e->ops, o->backend, &e->cfg.place, err);
-    if (status == QR_OK && (status = qr_model_open(&e->model, o->model, err)) == QR_OK) e->model_open = 1;
+    if (status == QR_OK) status = open_model(e, o->model, err);
     if (status == QR_OK) status = qr_model_tokenizer_open(&e->tokenizer, o->model, err);
     if (status == QR_OK) status = qr_prompt_open(&e->prompt, e->tokenizer, o, err);
     if (status == QR_OK) status = choose_limits(e, o, err);
@@ -92,7 +126,12 @@ static qr_status open_parts(qr_engine *e, const qr_backend_ops *ops, const qr_op
 
 static qr_status start_scheduler(qr_engine *e, const qr_options *o, qr_error *err)
 {
-    e->cfg.model = &e->model;
+    if (e->ops->needs_model) e->cfg.model = &e->model;
+    else {
+        qr_status status = qr_sample_make(&e->sample, e->tokenizer, e->prompt, e->cfg.max_length, err);
+        if (status != QR_OK) return status;
+        e->cfg.sample = &e->sample.sample;
+    }
     e->cfg.model_dir = e->model_dir;
     e->cfg.yes_id = qr_prompt_yes_id(e->prompt);
     e->cfg.no_id = qr_prompt_no_id(e->prompt);
@@ -110,13 +149,14 @@ static qr_status start_scheduler(qr_engine *e, const qr_options *o, qr_error *er
 
 static void log_opened(const qr_engine *e, const qr_options *o)
 {
-    char line[512];
+    char line[512], size[48] = "";
     if (o->log == NULL) return;
     const qr_backend_info *backend = qr_scheduler_backend_info(e->scheduler);
     /* A warning, so that nobody takes its scores for those of the real model. */
     if (qr_is_builtin(e->model_dir)) o->log(o->log_arg, QR_LOG_WARN, QR_BUILTIN_NOTE);
-    snprintf(line, sizeof line, "%s: backend %s (%s), %s, %.1f M parameters, up to %zu tokens, ready in %.2f s", e->model_dir, e->ops->name,
-             backend->device, backend->dtype, (double) e->model.n_parameters / 1e6, e->cfg.max_length, e->load_seconds);
+    if (e->model.n_parameters > 0) snprintf(size, sizeof size, " %.1f M parameters,", (double) e->model.n_parameters / 1e6);
+    snprintf(line, sizeof line, "%s: backend %s (%s), %s,%s up to %zu tokens, ready in %.2f s", e->model_dir, e->ops->name, backend->device,
+             backend->dtype, size, e->cfg.max_length, e->load_seconds);
     o->log(o->log_arg, QR_LOG_INFO, line);
     if (!qr_prompt_is_canonical(e->prompt))
         o->log(o->log_arg, QR_LOG_WARN, "the prompt differs from the one that Qwen3-Reranker was trained with");
@@ -156,7 +196,10 @@ void qr_engine_close(qr_engine *e)
     for (size_t i = 0; i < e->n_idle; i++) qr_ids_deinit(&e->idle[i]);
     pthread_mutex_destroy(&e->lock);
     qr_free(e->model_dir);
-    for (size_t i = 0; i < sizeof e->place / sizeof e->place[0]; i++) qr_free(e->place[i]);
+    for (size_t i = 0; i < N_PLACES; i++) qr_free(e->place[i]);
+    for (size_t i = 0; e->urls != NULL && i < e->cfg.place.vllm.n_urls; i++) qr_free(e->urls[i]);
+    qr_free(e->urls);
+    qr_sample_deinit(&e->sample);
     qr_free(e);
 }
 
@@ -447,3 +490,5 @@ void qr_engine_info(const qr_engine *e, qr_info *out)
 }
 
 void qr_engine_stats(qr_engine *e, qr_stats *out) { qr_scheduler_stats(e->scheduler, out); }
+
+size_t qr_engine_replicas(qr_engine *e, qr_replica *out, size_t capacity) { return qr_scheduler_replicas(e->scheduler, out, capacity); }

@@ -19,4 +19,7 @@ qr_status qr_engine_open_on(qr_engine **out, const qr_backend_ops *ops, const qr
 /* Borrowed until the engine is closed; safe to use from any thread. */
 const qr_tokenizer *qr_engine_tokenizer(const qr_engine *engine);
 
+/* The servers behind the engine, as they are now: fills out[0..capacity) and returns how many there are, 0 where it computes itself. */
+size_t qr_engine_replicas(qr_engine *engine, qr_replica *out, size_t capacity);
+
 #endif

@@ -25,7 +25,9 @@ int qr_probe_main(int argc, char **argv)
 {
     char why[256] = "";
     if (argc != 4 && argc != 6) return 2; /* also what a program without this command does */
-    qr_backend_place place = {argv[1][0] != 0 ? argv[1] : NULL, argv[2][0] != 0 ? argv[2] : NULL, argv[3][0] != 0 ? argv[3] : NULL};
+    qr_backend_place place = {.device = argv[1][0] != 0 ? argv[1] : NULL,
+                              .torch_dir = argv[2][0] != 0 ? argv[2] : NULL,
+                              .plugin_dir = argv[3][0] != 0 ? argv[3] : NULL};
     int value = argc == 4
                     ? qr_backend_probe_here(argv[0], &place, why, sizeof why)
                     : (int) qr_backend_check_here(argv[0], &place, (qr_dtype) atoi(argv[4]), (qr_switch) atoi(argv[5]), why, sizeof why);

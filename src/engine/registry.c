@@ -8,10 +8,10 @@
 #include <string.h>
 #include <unistd.h>
 
-extern const qr_backend_ops qr_backend_cpu, qr_backend_pytorch;
+extern const qr_backend_ops qr_backend_cpu, qr_backend_pytorch, qr_backend_vllm;
 
-const char *const qr_backend_names[] = {"mlx", "pytorch", "cpu", NULL};
-static const qr_backend_ops *const tables[] = {NULL, &qr_backend_pytorch, &qr_backend_cpu}; /* NULL: a plug-in */
+const char *const qr_backend_names[] = {"mlx", "vllm", "pytorch", "cpu", NULL};
+static const qr_backend_ops *const tables[] = {NULL, &qr_backend_vllm, &qr_backend_pytorch, &qr_backend_cpu}; /* NULL: a plug-in */
 static const qr_backend_place anywhere;
 
 enum { NOT_TRIED = -1, MAX_FINDINGS = 16, REASON_SIZE = 256 };

@@ -19,7 +19,7 @@ typedef struct slot {
     size_t result;
 } slot;
 
-/* The batch that is being put together or computed. Touched by the scheduler's thread only. */
+/* A batch that is being put together or computed. Touched by the scheduler's thread only. */
 typedef struct room {
     qr_seq *seqs;
     qr_prefix *prefixes;
@@ -27,6 +27,14 @@ typedef struct room {
     slot *slots;
     size_t capacity, n_seqs, n_prefixes, n_tokens;
 } room;
+
+/* One of several batches in work, of one job: its end, by answer, deadline or cancelling, then concerns no other. */
+typedef struct flight {
+    qr_work work;
+    room room;
+    qr_job *job;
+    struct flight *next;
+} flight;
 
 struct qr_scheduler {
     const qr_backend_ops *ops;
@@ -36,6 +44,8 @@ struct qr_scheduler {
     room room;
     qr_result_cache *cache; /* or NULL */
     qr_job *active;         /* jobs in work, by arrival; the thread's own */
+    flight *flights;        /* the same; only where the backend has `begin` */
+    double busy_since;      /* since when there are any */
     int warm_up;
 
     pthread_t thread;
@@ -113,9 +123,12 @@ static void find_alike(qr_job *job)
 
 /* ---- jobs ----------------------------------------------------------------------------------------------------------------------- */
 
+static void withdraw_flights(qr_scheduler *s, const qr_job *job);
+
 /* Takes the job out of the active ones and hands it back. */
 static void finish(qr_scheduler *s, qr_job *job, qr_status status, const qr_error *error)
 {
+    if (s->flights != NULL) withdraw_flights(s, job);
     for (qr_job **link = &s->active; *link != NULL; link = &(*link)->next)
         if (*link == job) {
             *link = job->next;
@@ -313,9 +326,8 @@ static void fail_batch(qr_scheduler *s, qr_status status, const qr_error *error)
 }
 
 /* Writes the batch's results and counts them. A result that is not a number fails its job, no other. */
-static void store_results(qr_scheduler *s)
+static void store_results(qr_scheduler *s, const room *r)
 {
-    const room *r = &s->room;
     for (size_t i = 0; i < r->n_seqs; i++) {
         qr_job *job = r->slots[i].job;
         qr_logits l = r->logits[i];
@@ -335,21 +347,26 @@ static void store_results(qr_scheduler *s)
     }
 }
 
-/* Tells callers how far their jobs are, and ends those that are through. */
+/* Tells a caller how far its job is, and ends it if it is through. */
+static void report_job(qr_scheduler *s, qr_job *job)
+{
+    if (job->status != QR_OK) {
+        qr_error error = job->error;
+        finish(s, job, job->status, &error);
+        return;
+    }
+    int stop = job->progress != NULL && job->progress(job->progress_arg, job->n_done, job->n_results) != 0;
+    if (stop) finish_with(s, job, QR_E_CANCELLED, "cancelled");
+    else if (job->n_done == job->n_results) finish(s, job, QR_OK, NULL);
+}
+
 static void report(qr_scheduler *s)
 {
     for (qr_job *job = s->active, *next; job != NULL; job = next) {
         next = job->next;
         if (job->n_in_batch == 0) continue;
         job->n_in_batch = 0;
-        if (job->status != QR_OK) {
-            qr_error error = job->error;
-            finish(s, job, job->status, &error);
-            continue;
-        }
-        int stop = job->progress != NULL && job->progress(job->progress_arg, job->n_done, job->n_results) != 0;
-        if (stop) finish_with(s, job, QR_E_CANCELLED, "cancelled");
-        else if (job->n_done == job->n_results) finish(s, job, QR_OK, NULL);
+        report_job(s, job);
     }
 }
 
@@ -383,10 +400,117 @@ static void run_batch(qr_scheduler *s)
     s->stats.computed_tokens = backend.computed_tokens;
     s->stats.prefix_hits = backend.prefix_hits;
     s->stats.prefix_misses = backend.prefix_misses;
-    if (status == QR_OK) store_results(s);
+    if (status == QR_OK) store_results(s, r);
     pthread_mutex_unlock(&s->lock);
     if (status != QR_OK) fail_batch(s, status, &error);
     else report(s);
+}
+
+/* ---- several batches in work ------------------------------------------------------------------------------------------------------- */
+
+/* How often a caller's flag is looked at while its batch is elsewhere, and the longest sleep. */
+static const double poll_cancel_s = 0.05, longest_sleep_s = 3600;
+
+static void count_busy_time(qr_scheduler *s)
+{
+    double now = qr_now();
+    qr_backend_stats backend = {0};
+    s->ops->stats(s->backend, &backend);
+    pthread_mutex_lock(&s->lock);
+    s->stats.compute_seconds += now - s->busy_since;
+    s->stats.computed_tokens = backend.computed_tokens;
+    pthread_mutex_unlock(&s->lock);
+    s->busy_since = now;
+}
+
+static void end_flight(qr_scheduler *s, flight *f)
+{
+    flight **link = &s->flights;
+    while (*link != f) link = &(*link)->next;
+    *link = f->next;
+    count_busy_time(s);
+    free_room(&f->room);
+    qr_free(f);
+}
+
+static void withdraw_flights(qr_scheduler *s, const qr_job *job)
+{
+    for (flight *f = s->flights, *next; f != NULL; f = next) {
+        next = f->next;
+        if (f->job != job) continue;
+        s->ops->withdraw(s->backend, &f->work);
+        end_flight(s, f);
+    }
+}
+
+/* The job that has had the least tokens, of those that have documents left; the first comer among equals. */
+static qr_job *next_to_fly(const qr_scheduler *s)
+{
+    qr_job *least = NULL;
+    size_t n = 0, most = s->cfg.max_concurrent > 0 ? s->cfg.max_concurrent : SIZE_MAX;
+    for (qr_job *job = s->active; job != NULL && n < most; job = job->next, n++)
+        if ((least == NULL || job->tokens_served < least->tokens_served) && seek_document(job)) least = job;
+    return least;
+}
+
+static void begin_flight(qr_scheduler *s, qr_job *job)
+{
+    qr_error error = {0};
+    size_t max_documents = s->cfg.max_batch_documents > 0 ? s->cfg.max_batch_documents : SIZE_MAX;
+    flight *f = qr_calloc(1, sizeof *f);
+    if (f == NULL) {
+        finish_with(s, job, QR_E_MEMORY, "no memory for a batch");
+        return;
+    }
+    room *r = &f->room;
+    f->job = job;
+    qr_status status = add_documents(r, job, s->info.batch_tokens, max_documents, &error);
+    if (s->flights == NULL) s->busy_since = qr_now();
+    f->next = s->flights;
+    s->flights = f;
+    if (status == QR_OK) {
+        if (job->begun == 0) job->begun = qr_now();
+        f->work.batch = (qr_batch){r->prefixes, r->n_prefixes, r->seqs, r->n_seqs, NULL};
+        f->work.out = r->logits;
+        f->work.owner = f;
+        status = s->ops->begin(s->backend, &f->work, &error);
+    }
+    if (status == QR_OK) return;
+    end_flight(s, f);
+    finish(s, job, status, &error);
+}
+
+static void take_answer(qr_scheduler *s, flight *f)
+{
+    qr_job *job = f->job;
+    qr_status status = f->work.status;
+    qr_error error = f->work.error;
+    pthread_mutex_lock(&s->lock);
+    s->stats.batches++;
+    s->stats.batch_tokens += f->room.n_tokens;
+    if (status == QR_OK) store_results(s, &f->room);
+    pthread_mutex_unlock(&s->lock);
+    end_flight(s, f);
+    if (status != QR_OK) finish(s, job, status, &error);
+    else report_job(s, job);
+}
+
+/* Until a deadline, or until flags have to be looked at. */
+static double time_to_sleep(const qr_scheduler *s)
+{
+    double now = qr_now(), until = now + longest_sleep_s;
+    for (const qr_job *job = s->active; job != NULL; job = job->next) {
+        if (job->deadline > 0 && job->deadline < until) until = job->deadline;
+        if (job->cancel != NULL && now + poll_cancel_s < until) until = now + poll_cancel_s;
+    }
+    return until > now ? until - now : 0;
+}
+
+static void run_flights(qr_scheduler *s)
+{
+    for (qr_job *job; s->ops->has_room(s->backend) && (job = next_to_fly(s)) != NULL;) begin_flight(s, job);
+    double seconds = time_to_sleep(s);
+    for (qr_work *work; (work = s->ops->wait(s->backend, seconds)) != NULL; seconds = 0) take_answer(s, work->owner);
 }
 
 /* ---- the thread ----------------------------------------------------------------------------------------------------------------- */
@@ -415,12 +539,14 @@ static void *run(void *arg)
     open_backend(s);
     while (s->backend != NULL) {
         pthread_mutex_lock(&s->lock);
-        while (s->active == NULL && s->arrived == NULL && !s->closing) pthread_cond_wait(&s->changed, &s->lock);
+        /* A backend that has several batches in work waits itself, in `wait`, since it has servers to look after. */
+        while (s->ops->begin == NULL && s->active == NULL && s->arrived == NULL && !s->closing) pthread_cond_wait(&s->changed, &s->lock);
+        int closing = s->closing;
         qr_job *arrived = s->arrived;
         s->arrived = NULL;
         s->last = &s->arrived;
         pthread_mutex_unlock(&s->lock);
-        if (arrived == NULL && s->active == NULL) break; /* closing, and everything that was queued is done */
+        if (closing && arrived == NULL && s->active == NULL) break; /* everything that was queued is done */
         take_in(s, arrived);
         if (s->cache != NULL && arrived != NULL) {
             pthread_mutex_lock(&s->lock);
@@ -429,7 +555,8 @@ static void *run(void *arg)
             end_known(s);
         }
         drop_ended(s);
-        if (s->active != NULL) run_batch(s);
+        if (s->ops->begin != NULL) run_flights(s);
+        else if (s->active != NULL) run_batch(s);
     }
     free_room(&s->room);
     if (s->backend != NULL) s->ops->close(s->backend);
@@ -475,12 +602,19 @@ qr_status qr_scheduler_open(qr_scheduler **out, const qr_backend_ops *ops, const
     return status;
 }
 
+/* With the lock held: the thread closes the backend only after it has seen `closing`. */
+static void wake_backend(qr_scheduler *s)
+{
+    if (s->backend != NULL && s->ops->wake != NULL) s->ops->wake(s->backend);
+}
+
 void qr_scheduler_close(qr_scheduler *s)
 {
     if (s == NULL) return;
     pthread_mutex_lock(&s->lock);
     s->closing = 1;
     pthread_cond_broadcast(&s->changed);
+    wake_backend(s);
     pthread_mutex_unlock(&s->lock);
     pthread_join(s->thread, NULL);
     pthread_cond_destroy(&s->changed);
@@ -501,10 +635,16 @@ void qr_scheduler_submit(qr_scheduler *s, qr_job *job)
     *s->last = job;
     s->last = &job->next;
     pthread_cond_broadcast(&s->changed);
+    wake_backend(s);
     pthread_mutex_unlock(&s->lock);
 }
 
 const qr_backend_info *qr_scheduler_backend_info(const qr_scheduler *s) { return &s->info; }
+
+size_t qr_scheduler_replicas(qr_scheduler *s, qr_replica *out, size_t capacity)
+{
+    return s->ops->replicas != NULL ? s->ops->replicas(s->backend, out, capacity) : 0;
+}
 
 void qr_scheduler_stats(qr_scheduler *s, qr_stats *out)
 {

@@ -5,6 +5,9 @@
  * part of the batch, what it does not need falling to the others. So a job of 5 documents ends soon although one of 1,000 came before it,
  * and a new caller's prompts join the very next batch.
  *
+ * A backend that computes elsewhere has several batches in work at once (qr_backend_ops.begin). Each is then of one job, the one that has
+ * had the least, and is begun when the backend has room for it.
+ *
  * Knows nothing of texts: see engine.c for those.
  */
 #ifndef QR_ENGINE_SCHEDULER_H
@@ -49,6 +52,8 @@ void qr_scheduler_close(qr_scheduler *scheduler);
 void qr_scheduler_submit(qr_scheduler *scheduler, qr_job *job);
 
 const qr_backend_info *qr_scheduler_backend_info(const qr_scheduler *scheduler); /* borrowed until close */
+/* As qr_backend_ops.replicas; 0 for a backend that computes here. From any thread. */
+size_t qr_scheduler_replicas(qr_scheduler *scheduler, qr_replica *out, size_t capacity);
 void qr_scheduler_stats(qr_scheduler *scheduler, qr_stats *out);
 
 /* Seconds of a clock that only goes forward. */

@@ -225,6 +225,22 @@ qr_status qr_model_open(qr_model *model, const char *dir, qr_error *err)
     return status;
 }
 
+qr_status qr_model_open_config(qr_model *model, const char *dir, qr_error *err)
+{
+    qr_file file;
+    *model = (qr_model){0};
+    if (qr_is_builtin(dir)) {
+        qr_status status = qr_builtin_file(&file, "config.json", err);
+        return status == QR_OK ? qr_config_parse(&model->config, (const char *) file.data, file.size, QR_BUILTIN "/config.json", err)
+                               : status;
+    }
+    char *path = qr_path_join(dir, "config.json");
+    if (path == NULL) return qr_fail(err, QR_E_MEMORY, "%s: no memory for a path", dir);
+    qr_status status = qr_config_read(&model->config, path, err);
+    qr_free(path);
+    return status;
+}
+
 void qr_model_close(qr_model *model)
 {
     if (model == NULL) return;

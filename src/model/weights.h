@@ -33,6 +33,8 @@ typedef struct qr_model {
  * are accepted. 8-bit matrices are those of the compressed-tensors format "int-quantized", one scale per row: NAME is I8 [rows, cols],
  * NAME_scale F32, F16 or BF16 [rows, 1]. */
 qr_status qr_model_open(qr_model *model, const char *dir, qr_error *err);
+/* Only the config: everything else stays zero, and the folder needs no weights. */
+qr_status qr_model_open_config(qr_model *model, const char *dir, qr_error *err);
 void qr_model_close(qr_model *model);
 
 #endif

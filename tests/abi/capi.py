@@ -15,7 +15,9 @@ class Options(c.Structure):
         ("no_token", c.c_char_p), ("log", c.c_void_p), ("log_arg", c.c_void_p), ("warm_up", c.c_int),
         ("result_cache_bytes", c.c_size_t), ("memory_limit", c.c_size_t), ("max_batch_documents", c.c_size_t),
         ("max_concurrent", c.c_size_t), ("device", c.c_char_p), ("flash_attention", c.c_int), ("compile", c.c_int),
-        ("torch_dir", c.c_char_p), ("plugin_dir", c.c_char_p),
+        ("torch_dir", c.c_char_p), ("plugin_dir", c.c_char_p), ("vllm_urls", c.POINTER(c.c_char_p)), ("n_vllm_urls", c.c_size_t),
+        ("vllm_model", c.c_char_p), ("vllm_api_key", c.c_char_p), ("vllm_protocol", c.c_char_p), ("vllm_ca_file", c.c_char_p),
+        ("vllm_timeout_seconds", c.c_double), ("vllm_wait_seconds", c.c_double),
     ]  # fmt: skip
 
 

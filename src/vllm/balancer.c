@@ -1,0 +1,94 @@
+/* See balancer.h. */
+#include "vllm/balancer.h"
+
+#include <math.h>
+
+/* What a request costs beside its tokens, in tokens: without it, short requests would seem slow. */
+static const double fixed_tokens = 512;
+/* A replica may be slower than usual by this factor before its limit falls, and then falls by half at most (Netflix' values). */
+static const double tolerance = 1.5, steepest = 0.5;
+/* Weights of the newest value in the long-term time and in the limit. */
+static const double usual_weight = 0.02, limit_weight = 0.2;
+/* How much more than the mean a query's favourite replica may have outstanding. */
+static const double favour = 1.25;
+static const double first_pause_s = 0.1, longest_pause_s = 5, longest_asked_pause_s = 60;
+
+uint64_t qr_load_hash(uint64_t x) /* SplitMix64's finaliser */
+{
+    x += 0x9E3779B97F4A7C15u;
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ x >> 27) * 0x94D049BB133111EBu;
+    return x ^ x >> 31;
+}
+
+void qr_load_reset(qr_load *l)
+{
+    l->limit = QR_LOAD_MIN_LIMIT;
+    l->usual = l->paused_until = 0;
+    l->n_overloads = 0;
+}
+
+int qr_load_has_room(const qr_load *l, double now) { return l->is_up && (double) l->in_flight + 1 <= l->limit && l->paused_until <= now; }
+
+size_t qr_balance(const qr_load *const *loads, size_t n, uint64_t prefix_hash, uint64_t tokens, size_t avoid, double now)
+{
+    size_t least = SIZE_MAX, favourite = SIZE_MAX, n_up = 0;
+    uint64_t best = 0, outstanding = tokens;
+    for (size_t i = 0; i < n; i++) {
+        if (!loads[i]->is_up) continue;
+        n_up++;
+        outstanding += loads[i]->tokens;
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (!loads[i]->is_up || (i == avoid && n_up > 1)) continue;
+        uint64_t h = qr_load_hash(prefix_hash ^ loads[i]->seed);
+        if (favourite == SIZE_MAX || h > best) {
+            favourite = i;
+            best = h;
+        }
+        if (qr_load_has_room(loads[i], now) && (least == SIZE_MAX || loads[i]->tokens < loads[least]->tokens)) least = i;
+    }
+    if (favourite == SIZE_MAX || !qr_load_has_room(loads[favourite], now)) return least;
+    /* Less than one request above the mean is no overload: with few requests in work, the mean says little. */
+    double bound = favour * (double) outstanding / (double) n_up + (double) tokens;
+    return (double) (loads[favourite]->tokens + tokens) <= bound ? favourite : least;
+}
+
+void qr_load_begin(qr_load *l, uint64_t tokens)
+{
+    l->in_flight++;
+    l->tokens += tokens;
+}
+
+void qr_load_dropped(qr_load *l, uint64_t tokens)
+{
+    l->in_flight--;
+    l->tokens -= tokens;
+}
+
+static void set_limit(qr_load *l, double limit) { l->limit = fmax(QR_LOAD_MIN_LIMIT, fmin(limit, QR_LOAD_MAX_LIMIT)); }
+
+void qr_load_answered(qr_load *l, uint64_t tokens, double seconds)
+{
+    double now = seconds / ((double) tokens + fixed_tokens);
+    int was_full = 2 * (double) l->in_flight >= l->limit; /* else the time says nothing about the limit */
+    qr_load_dropped(l, tokens);
+    l->n_overloads = 0;
+    l->usual = l->usual > 0 ? l->usual + usual_weight * (now - l->usual) : now;
+    if (l->usual > 2 * now) l->usual *= 0.95; /* forget a bad time sooner than it was learnt */
+    if (!was_full) return;
+    double gradient = now > 0 ? fmax(steepest, fmin(tolerance * l->usual / now, 1)) : 1;
+    /* The square root is the queue that the server may have, which lets the limit grow while nothing slows down. */
+    set_limit(l, l->limit + limit_weight * (gradient * l->limit + sqrt(l->limit) - l->limit));
+}
+
+void qr_load_overloaded(qr_load *l, uint64_t tokens, double retry_after_s, double now)
+{
+    qr_load_dropped(l, tokens);
+    double pause = fmin(retry_after_s, longest_asked_pause_s);
+    if (!(pause > 0)) pause = fmin(ldexp(first_pause_s, l->n_overloads < 8 ? (int) l->n_overloads : 8), longest_pause_s);
+    if (now + pause <= l->paused_until) return; /* of the same overload */
+    l->paused_until = now + pause;
+    l->n_overloads++;
+    set_limit(l, l->limit / 2);
+}

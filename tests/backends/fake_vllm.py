@@ -1,0 +1,293 @@
+"""A vLLM server as far as its clients can tell: the routes, bodies and errors of vLLM 0.32, with faults on demand.
+
+Scores are a formula of the prompt's token ids, or golden ones where the prompt is known, so that an answer that belongs to another prompt,
+or to a prompt that was cut, shows.
+"""
+
+import hashlib
+import http.server
+import json
+import math
+import socket
+import threading
+import time
+import zlib
+
+
+def margin_of(ids, golden={}):
+    text = ",".join(map(str, ids)).encode()
+    known = golden.get(hashlib.sha256(text).hexdigest()) if golden else None
+    return known if known is not None else (zlib.crc32(text) % 200001) / 10000 - 10
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def log_message(self, *args):
+        pass
+
+    @property
+    def fake(self):
+        return self.server.fake
+
+    def answer(self, status, body, kind="application/json", **headers):
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(data)))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def error(self, status, message, kind="BadRequestError", **headers):
+        self.answer(status, {"error": {"message": message, "type": kind, "param": None, "code": status}}, **headers)
+
+    def is_allowed(self):
+        if self.fake.key is None or not self.path.startswith("/v1") or self.headers["Authorization"] == f"Bearer {self.fake.key}":
+            return True
+        self.answer(401, {"error": "Unauthorized"})
+        return False
+
+    def do_GET(self):
+        self.fake.wait_while_frozen()
+        if not self.is_allowed():
+            return
+        if self.path == "/health":
+            self.answer(self.fake.health, b"")
+        elif self.path == "/v1/models":
+            model = {"id": self.fake.model, "object": "model", "owned_by": "vllm", "root": "/m", "max_model_len": self.fake.max_model_len}
+            self.answer(200, {"object": "list", "data": [model]})
+        else:
+            self.answer(404, {"detail": "Not Found"})
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.fake.wait_while_frozen()
+        if not self.is_allowed():
+            return
+        route = {"/v1/completions": self.completions, "/generative_scoring": self.generative, "/classify": self.classify, "/tokenize": self.tokenize}
+        if self.path not in route or (self.path != "/tokenize" and self.path not in self.fake.routes):
+            self.answer(404, {"detail": "Not Found"})
+            return
+        request = json.loads(body)
+        if request["model"] != self.fake.model:
+            self.error(404, f"The model `{request['model']}` does not exist.", "NotFoundError")
+            return
+        if self.path == "/tokenize":
+            self.tokenize(request)
+            return
+        with self.fake.lock:
+            self.fake.running += 1
+            self.fake.most_running = max(self.fake.most_running, self.fake.running)
+        try:
+            self.score(route[self.path], request)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        finally:
+            with self.fake.lock:
+                self.fake.running -= 1
+
+    def tokenize(self, request):
+        ids = self.fake.ids_of(request["prompt"])
+        self.answer(200, {"count": len(ids), "max_model_len": self.fake.max_model_len, "tokens": ids, "token_strs": None})
+
+    def score(self, route, request):
+        fault = self.fake.take_fault()
+        prompts = self.prompts_of(request)
+        with self.fake.lock:
+            self.fake.requests.append([len(p) for p in prompts])
+        if self.gone_while(self.fake.delay + self.fake.token_delay * sum(map(len, prompts))):
+            return
+        if fault == "500":
+            self.error(500, "EngineCore encountered an issue. See stack trace (above) for the root cause.", "InternalServerError")
+        elif fault == "503":
+            self.error(503, "Server is overloaded", "ServiceUnavailableError")
+        elif fault == "429":
+            self.error(429, "too many requests", "RateLimitError", Retry_After="1")
+        elif fault == "html":
+            self.answer(200, b"<!DOCTYPE html><html><body>Bad gateway</body></html>", kind="text/html")
+        elif fault == "hang":
+            self.gone_while(3600)
+        elif fault == "huge":
+            self.send_response(200)
+            self.end_headers()
+            while True:
+                self.wfile.write(b"[" * 65536)
+        elif fault == "half":
+            data = json.dumps(route(request, prompts)).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data[: len(data) // 2])
+            self.close_connection = True
+        elif fault == "drop":
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+        elif any(len(p) + (self.path != "/classify") > self.fake.max_model_len for p in prompts) and self.path != "/generative_scoring":
+            self.error(400, f"This model's maximum context length is {self.fake.max_model_len} tokens.")
+        elif self.fake.max_queued is not None and len(prompts) > self.fake.max_queued:
+            self.error(503, "Too many queued requests", "ServiceUnavailableError")
+        elif any(i >= 151669 for p in prompts for i in p):
+            self.error(400, "Token id is out of vocabulary")
+        else:
+            answer = route(request, prompts)
+            results = answer["data" if "data" in answer else "choices"]
+            if fault == "fewer":
+                results.pop()
+            elif fault == "twice":
+                results[0]["index"] = results[-1]["index"]
+            elif fault == "cut":
+                answer["usage"]["prompt_tokens"] -= 1
+            elif fault == "nan":
+                self.spoil(results[0], math.nan)
+            elif fault == "labels":
+                self.spoil(results[0], None)
+            results.reverse()  # vLLM promises no order
+            self.answer(200, answer)
+            with self.fake.lock:
+                self.fake.n_answered += len(prompts)
+
+    @staticmethod
+    def spoil(result, value):
+        if "logprobs" in result:
+            top = result["logprobs"]["top_logprobs"][0]
+            key = list(top)[-1]
+            if value is None:
+                del top[key]
+                top["token_id:5"] = -1.0
+            else:
+                top[key] = value
+        elif "probs" in result:
+            result["probs"] = [value] if value is not None else [0.5, 0.5]
+        else:
+            result["score"] = value
+
+    def gone_while(self, seconds):
+        """Waits; True if the client closes its connection meanwhile, as uvicorn notices it."""
+        end = time.monotonic() + seconds
+        while True:
+            left = end - time.monotonic()
+            if left <= 0 or self.fake.is_stopped:
+                return self.fake.is_stopped
+            self.connection.settimeout(min(left, 0.05))
+            try:
+                if self.connection.recv(1, socket.MSG_PEEK) == b"":
+                    with self.fake.lock:
+                        self.fake.n_abandoned += 1
+                    self.close_connection = True
+                    return True
+                time.sleep(min(left, 0.05))
+            except TimeoutError:
+                pass
+            except OSError:
+                return True
+            finally:
+                self.connection.settimeout(None)
+
+    def prompts_of(self, request):
+        if self.path == "/generative_scoring":
+            return [request["query"] + item for item in request["items"]]
+        return request["prompt" if self.path == "/v1/completions" else "input"]
+
+    def usage(self, prompts):
+        return {"prompt_tokens": sum(map(len, prompts)), "total_tokens": sum(map(len, prompts)), "completion_tokens": 0}
+
+    def completions(self, request, prompts):
+        assert len(prompts) <= 1024 and request["max_tokens"] == 1 and request["logprobs"] == 0 and request["return_tokens_as_token_ids"]
+        yes, no = request["logprob_token_ids"]
+        choices = []
+        for i, p in enumerate(prompts):
+            margin = self.fake.margin(p)
+            top = {f"token_id:{yes}": -20 + margin / 2, f"token_id:{no}": -20 - margin / 2}
+            if not self.fake.knows_label_ids:
+                top = {f"token_id:{yes if margin > 0 else no}": -20 + abs(margin) / 2}
+            logprobs = {"text_offset": [0], "token_logprobs": [max(top.values())], "tokens": [max(top, key=top.get)], "top_logprobs": [top]}
+            choices.append({"index": i, "text": "yes", "logprobs": logprobs, "finish_reason": "length"})
+        return {"id": "cmpl-1", "object": "text_completion", "model": self.fake.model, "choices": choices, "usage": self.usage(prompts)}
+
+    def generative(self, request, prompts):
+        assert request["apply_softmax"] and not request["item_first"] and not request["add_special_tokens"]
+        limit = self.fake.max_model_len - 1
+        prompts = [p[:limit] for p in prompts]  # silently, as the real one does
+        data = [{"index": i, "object": "score", "score": sigmoid(self.fake.margin(p))} for i, p in enumerate(prompts)]
+        return {"id": "generative-scoring-1", "object": "list", "model": self.fake.model, "data": data, "usage": self.usage(prompts)}
+
+    def classify(self, request, prompts):
+        raw = self.fake.knows_use_activation and request["use_activation"] is False
+        data = [
+            {"index": i, "label": "LABEL_0", "probs": [self.fake.margin(p) if raw else sigmoid(self.fake.margin(p))], "num_classes": 1}
+            for i, p in enumerate(prompts)
+        ]
+        return {"id": "classify-1", "object": "list", "model": self.fake.model, "data": data, "usage": self.usage(prompts)}
+
+
+CAUSAL = ("/v1/completions", "/generative_scoring")
+CLASSIFIER = ("/classify",)
+
+
+class HttpServer(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 512
+    allow_reuse_address = True
+
+    def handle_error(self, request, client_address):
+        pass
+
+
+class FakeVllm:
+    def __init__(self, tokenize, port=0, host="127.0.0.1", routes=CAUSAL, model="reranker", golden=None, **settings):
+        self.tokenize_text, self.routes, self.model, self.golden, self.host = tokenize, routes, model, golden or {}, host
+        self.key, self.max_model_len, self.health = None, 8193, 200
+        self.delay, self.token_delay, self.max_queued, self.shift = 0, 0, None, 0
+        self.knows_label_ids = self.knows_use_activation = True
+        self.lock = threading.Lock()
+        self.faults = []  # of the next requests for scores, or one word for all of them
+        self.requests, self.running, self.most_running, self.n_answered, self.n_abandoned = [], 0, 0, 0, 0
+        self.thawed = threading.Event()
+        self.thawed.set()
+        self.__dict__.update(settings)
+        self.server = None
+        self.start(port)
+
+    def start(self, port=None):
+        self.is_stopped = False
+        self.server = HttpServer((self.host, self.port if port is None else port), Handler)
+        self.server.fake = self
+        self.port = self.server.server_address[1]
+        self.url = f"http://{self.host}:{self.port}"
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def stop(self):
+        """As kill -9: refuses connections, and those that are open are closed."""
+        self.is_stopped = True
+        self.thawed.set()
+        self.server.shutdown()
+        self.server.server_close()
+
+    def freeze(self):
+        """As SIGSTOP: connections are taken, nothing is answered."""
+        self.thawed.clear()
+
+    def thaw(self):
+        self.thawed.set()
+
+    def wait_while_frozen(self):
+        self.thawed.wait()
+
+    def take_fault(self):
+        with self.lock:
+            if isinstance(self.faults, str):
+                return self.faults
+            return self.faults.pop(0) if self.faults else None
+
+    def ids_of(self, text):
+        return self.tokenize_text(text)
+
+    def margin(self, ids):
+        return margin_of(ids, self.golden) + self.shift
