@@ -105,8 +105,8 @@ static int output_failed(const cli_args *args, int reason)
     return CLI_FAILURE;
 }
 
-/* The reason that an earlier fprintf met is lost, only the stream's flag is left: a pipe without a reader, or, likeliest of all else, a full
- * device. */
+/* The reason that an earlier fprintf met is lost, only the stream's flag is left: a pipe without a reader, or, likeliest of all else, a
+ * full device. */
 static int lost_reason(void)
 {
     struct pollfd p = {STDOUT_FILENO, POLLOUT, 0};

@@ -109,3 +109,46 @@ void sv_metrics_write(sv_metrics *m, const qr_stats *engine, const sv_gauges *ga
     write_value(out, "resident_memory_bytes", "gauge", "Memory that the process holds.", (double) gauges->resident_bytes);
     write_value(out, "start_time_seconds", "gauge", "When the process started, Unix time.", (double) gauges->start);
 }
+
+/* A label's value: what would end it, or the line, is left out. */
+static void write_label(qr_buf *out, const char *name, const char *value)
+{
+    qr_buf_printf(out, "%s=\"", name);
+    for (const char *p = value; *p != 0; p++)
+        if (*p != '"' && *p != '\\' && *p != '\n') qr_buf_add(out, p, 1);
+    qr_buf_add(out, "\"", 1);
+}
+
+void sv_metrics_write_replicas(const char *model, const qr_replica *replicas, size_t n, qr_buf *out)
+{
+    enum { N = 10 };
+    static const struct {
+        const char *name, *type, *help;
+    } kinds[N] = {
+        {"replica_up", "gauge", "1 if the server behind this one gets work."},
+        {"replica_requests_in_flight", "gauge", "Requests that it has in work."},
+        {"replica_request_limit", "gauge", "How many of them it may have, learnt."},
+        {"replica_tokens_in_flight", "gauge", "Tokens in these requests."},
+        {"replica_requests_total", "counter", "Requests that it answered."},
+        {"replica_request_seconds_total", "counter", "Time that these took, together."},
+        {"replica_documents_total", "counter", "Documents in them."},
+        {"replica_tokens_total", "counter", "Tokens in them, prefixes once a request."},
+        {"replica_errors_total", "counter", "Requests that it failed, and that were repeated."},
+        {"replica_overloads_total", "counter", "Requests that it refused because of its load."},
+    };
+    for (size_t k = 0; k < N; k++) {
+        write_head(out, kinds[k].name, kinds[k].type, kinds[k].help);
+        for (size_t i = 0; i < n; i++) {
+            const qr_replica *r = &replicas[i];
+            const double values[N] = {strcmp(r->state, "up") == 0,  (double) r->in_flight, r->limit,
+                                      (double) r->in_flight_tokens, (double) r->requests,  r->seconds,
+                                      (double) r->documents,        (double) r->tokens,    (double) r->errors,
+                                      (double) r->overloads};
+            qr_buf_printf(out, "qwen_rerank_%s{", kinds[k].name);
+            write_label(out, "model", model);
+            qr_buf_add(out, ",", 1);
+            write_label(out, "replica", r->name);
+            qr_buf_printf(out, "} %.15g\n", values[k]);
+        }
+    }
+}

@@ -3,7 +3,7 @@
 #define QR_SERVER_METRICS_H
 
 #include "base/buf.h"
-#include "qwen_rerank.h"
+#include "engine/backend.h"
 
 #include <pthread.h>
 #include <time.h>
@@ -47,5 +47,7 @@ void sv_metrics_finished(sv_metrics *m, int status, double seconds);
 void sv_metrics_scored(sv_metrics *m, const sv_scored *scored);
 /* The text that Prometheus reads. */
 void sv_metrics_write(sv_metrics *m, const qr_stats *engine, const sv_gauges *gauges, qr_buf *out);
+/* The same for the servers behind a model. */
+void sv_metrics_write_replicas(const char *model, const qr_replica *replicas, size_t n, qr_buf *out);
 
 #endif

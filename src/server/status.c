@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "server/internal.h"
 
+#include "base/mem.h"
 #include "base/system.h"
 #include "engine/backend.h"
 #include "model/builtin.h"
@@ -73,6 +74,43 @@ static void write_backends(qr_json_out *json, const qr_backend_place *place, con
     qr_out_close(json, ']');
 }
 
+/* The servers behind a model in a new block, or NULL where there are none. */
+static qr_replica *list_replicas(const sv_model *m, size_t *n)
+{
+    qr_engine *engine = m->engine;
+    *n = engine != NULL ? qr_engine_replicas(engine, NULL, 0) : 0;
+    qr_replica *replicas = *n > 0 ? qr_calloc(*n, sizeof *replicas) : NULL;
+    size_t now = replicas != NULL ? qr_engine_replicas(engine, replicas, *n) : 0; /* some may have come or gone in between */
+    if (now < *n) *n = now;
+    return replicas;
+}
+
+static void write_replicas(qr_json_out *json, const sv_model *m)
+{
+    size_t n;
+    qr_replica *replicas = list_replicas(m, &n);
+    if (n > 0) qr_out_open(json, "replicas", '[');
+    for (size_t i = 0; i < n; i++) {
+        const qr_replica *r = &replicas[i];
+        qr_out_open(json, NULL, '{');
+        qr_out_string(json, "name", r->name);
+        qr_out_string(json, "state", r->state);
+        if (r->reason[0] != 0) qr_out_string(json, "reason", r->reason);
+        qr_out_string(json, "model", r->model);
+        qr_out_string(json, "protocol", r->protocol);
+        qr_out_int(json, "in_flight", r->in_flight);
+        qr_out_real(json, "limit", r->limit, 6);
+        qr_out_int(json, "requests", r->requests);
+        qr_out_int(json, "documents", r->documents);
+        qr_out_int(json, "errors", r->errors);
+        qr_out_int(json, "overloads", r->overloads);
+        qr_out_int(json, "ejections", r->ejections);
+        qr_out_close(json, '}');
+    }
+    if (n > 0) qr_out_close(json, ']');
+    qr_free(replicas);
+}
+
 void sv_on_config(sv_server *s, sv_exchange *x)
 {
     const sv_server_options *o = &s->options;
@@ -84,9 +122,11 @@ void sv_on_config(sv_server *s, sv_exchange *x)
     for (size_t i = 0; i < o->n_models; i++) {
         qr_out_open(&json, NULL, '{');
         write_engine(&json, &s->models[i]);
+        if (i > 0) write_replicas(&json, &s->models[i]);
         qr_out_close(&json, '}');
     }
     qr_out_close(&json, ']');
+    write_replicas(&json, &s->models[0]);
     write_backends(&json, &o->place, engine_info(&s->models[0]).backend);
     qr_out_open(&json, "limits", '{');
     qr_out_int(&json, "max_documents", o->max_documents);
@@ -208,5 +248,11 @@ void sv_on_metrics(sv_server *s, sv_exchange *x)
     sv_gauges gauges = {s->n_waiting, sv_is_loaded(s) && !s->draining, engine_info(&s->models[0]).max_batch_tokens, qr_memory_resident(),
                         s->start};
     sv_metrics_write(&s->metrics, &sum, &gauges, &x->answer);
+    for (size_t i = 0; i < s->options.n_models; i++) {
+        size_t n;
+        qr_replica *replicas = list_replicas(&s->models[i], &n);
+        if (n > 0) sv_metrics_write_replicas(s->models[i].name, replicas, n, &x->answer);
+        qr_free(replicas);
+    }
     sv_answer(x, 200, "text/plain; version=0.0.4; charset=utf-8");
 }

@@ -21,6 +21,8 @@
 enum { DEFAULT_BATCH_TOKENS = 8192 };
 /* A part that spoils so many answers (status 500, closed connections, nonsense) is what spoils them; refused connections do not count. */
 enum { MAX_SPOILT = 6, MAX_REFUSALS = 2 };
+/* A server that has found requests too large is asked for one document more after so many that it has taken. */
+enum { FULL_TO_GROW = 32 };
 static const double default_timeout_s = 120;
 /* Without any usable server: longer than a vLLM with a model of 8B takes to start again. */
 static const double patience_s = 60;
@@ -235,7 +237,7 @@ static void on_results(part *p, double now)
     }
     qr_load_answered(&r->load, p->tokens, p->request.seconds);
     qr_vllm_pool_heard(&b->pool, r, now);
-    if (p->call.n >= r->most_documents && r->most_documents < SIZE_MAX / 2) r->most_documents++;
+    if (p->call.n == r->most_documents && ++r->n_full % FULL_TO_GROW == 0) r->most_documents++;
     r->n_requests++;
     r->n_documents += p->call.n;
     r->n_tokens += p->tokens;

@@ -86,10 +86,7 @@ static size_t take_answer(char *data, size_t size, size_t n, void *arg)
 {
     qr_http_request *r = arg;
     n *= size;
-    if (n > r->max_answer_bytes - r->answer.n) {
-        snprintf(r->error, sizeof r->error, "the answer has more than %zu bytes", r->max_answer_bytes);
-        return 0;
-    }
+    if (n > r->max_answer_bytes - r->answer.n) return 0;
     qr_buf_add(&r->answer, data, n);
     return r->answer.failed ? 0 : n;
 }
@@ -182,7 +179,9 @@ static void finish(qr_http *http, CURL *easy, CURLcode code)
         r->retry_after_s = (double) retry_after;
     } else {
         r->is_refused = connected == 0;
-        if (r->error[0] == 0) snprintf(r->error, sizeof r->error, "%s", curl_easy_strerror(code));
+        if (code == CURLE_WRITE_ERROR) /* from take_answer, whatever libcurl says of it */
+            snprintf(r->error, sizeof r->error, "the answer has more than %zu bytes, or there is no memory for it", r->max_answer_bytes);
+        else if (r->error[0] == 0) snprintf(r->error, sizeof r->error, "%s", curl_easy_strerror(code));
     }
     r->status = (int) status;
     end_transfer(http, r);

@@ -33,6 +33,7 @@ typedef struct qr_vllm_replica {
     char model[256];
     size_t max_model_len;  /* 0: not said */
     size_t most_documents; /* that it takes in one request; learnt */
+    unsigned n_full;       /* requests of that many that it has answered since */
     char reason[256];      /* why it is not up; "" when it is */
 
     int step; /* of the check in work */

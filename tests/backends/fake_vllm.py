@@ -11,13 +11,16 @@ import math
 import socket
 import threading
 import time
-import zlib
 
 
-def margin_of(ids, golden={}):
-    text = ",".join(map(str, ids)).encode()
-    known = golden.get(hashlib.sha256(text).hexdigest()) if golden else None
-    return known if known is not None else (zlib.crc32(text) % 200001) / 10000 - 10
+def formula(ids_sha256):
+    """The margin of a prompt, from -10 to 10, by the hash that `score` prints of every prompt."""
+    return int(ids_sha256[:12], 16) % 200001 / 10000 - 10
+
+
+def margin_of(ids, golden):
+    ids_sha256 = hashlib.sha256(",".join(map(str, ids)).encode()).hexdigest()
+    return golden.get(ids_sha256, formula(ids_sha256))
 
 
 def sigmoid(x):
@@ -53,6 +56,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return True
         self.answer(401, {"error": "Unauthorized"})
         return False
+
+    def parse_request(self):
+        """Of a stopped server, idle connections do not answer either."""
+        if self.fake.is_stopped:
+            self.close_connection = True
+            return False
+        return super().parse_request()
 
     def do_GET(self):
         self.fake.wait_while_frozen()
@@ -173,8 +183,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         end = time.monotonic() + seconds
         while True:
             left = end - time.monotonic()
-            if left <= 0 or self.fake.is_stopped:
-                return self.fake.is_stopped
+            if self.fake.is_stopped:
+                while self.fake.is_hanging:
+                    time.sleep(0.05)
+                self.close_connection = True
+                return True
+            if left <= 0:
+                return False
             self.connection.settimeout(min(left, 0.05))
             try:
                 if self.connection.recv(1, socket.MSG_PEEK) == b"":
@@ -256,15 +271,16 @@ class FakeVllm:
         self.start(port)
 
     def start(self, port=None):
-        self.is_stopped = False
+        self.is_stopped = self.is_hanging = False
         self.server = HttpServer((self.host, self.port if port is None else port), Handler)
         self.server.fake = self
         self.port = self.server.server_address[1]
         self.url = f"http://{self.host}:{self.port}"
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
-    def stop(self):
-        """As kill -9: refuses connections, and those that are open are closed."""
+    def stop(self, hang=False):
+        """As kill -9: refuses connections, and those that are open are closed; or, as vLLM on SIGTERM, stay open without an answer."""
+        self.is_hanging = hang
         self.is_stopped = True
         self.thawed.set()
         self.server.shutdown()

@@ -1,0 +1,400 @@
+"""The backend vllm against fake servers: scores by every protocol, what is refused at the start, and faults, under which no request may be
+lost while one replica lives, and none answered wrongly."""
+
+import concurrent.futures
+import importlib.util
+import json
+import pathlib
+import shutil
+import signal
+import threading
+import time
+
+import pytest
+from fake_vllm import CAUSAL, CLASSIFIER, FakeVllm, formula, sigmoid
+from support import MODEL, cli, fails, ok, score
+
+TESTS = pathlib.Path(__file__).resolve().parents[1]
+GOLDEN = TESTS / "golden"
+PROTOCOLS = {"completions": CAUSAL, "classify": CLASSIFIER, "generative-scoring": ("/generative_scoring",)}
+EXACT = 2e-5  # margins of up to 16 travel as decimal text and end in single precision; by way of a probability, a digit more is lost
+DOCUMENTS = [f"document number {i} " + "word " * (i % 40) for i in range(150)]
+PAIRS = [{"query": f"query {i % 3}", "document": d} for i, d in enumerate(DOCUMENTS)]
+
+
+@pytest.fixture(scope="session")
+def tokenize():
+    """The real tokenizer, which is ours: tests of the tokenizer compare it with the reference."""
+    known = {}
+
+    def tokenize(text):
+        if text not in known:
+            known[text] = [token["id"] for token in json.loads(ok("tokenize", "--special", "--json", "-", stdin=text))["tokens"]]
+        return known[text]
+
+    return tokenize
+
+
+@pytest.fixture
+def vllm(tokenize):
+    """Starts fake servers."""
+    servers = []
+
+    def start(**settings):
+        servers.append(FakeVllm(tokenize, **settings))
+        return servers[-1]
+
+    yield start
+    for s in servers:
+        s.stop()
+
+
+@pytest.fixture
+def serve():
+    """Starts our server with options of its own, as in tests/http."""
+    spec = importlib.util.spec_from_file_location("http_servers", TESTS / "http" / "conftest.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    servers = []
+
+    def serve(*options, **variables):
+        servers.append(module.Server(*options, **variables))
+        return servers[-1]
+
+    yield serve
+    for s in servers:
+        s.stop(signal.SIGKILL)
+
+
+def urls(*servers):
+    return [option for s in servers for option in ("--vllm-url", s.url)]
+
+
+def check(results):
+    """Every result must be the formula's value of the very prompt that it is for."""
+    for r in results:
+        assert r["margin"] == pytest.approx(formula(r["ids_sha256"]), abs=EXACT)
+
+
+# ---- scores
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.golden
+def test_golden_scores(vllm, protocol):
+    reference = json.loads((GOLDEN / "scores-micro-1.json").read_text())["cases"]
+    cases = json.loads((GOLDEN / "cases.json").read_text())
+    fake = vllm(routes=PROTOCOLS[protocol], golden={c["ids_sha256"]: c["margin"] for c in reference})
+    lines = [
+        {k: v for k, v in case.items() if k in ("query", "instruction", "max_length")} | {"document": case["document"] * case.get("repeat", 1)}
+        for case in cases
+    ]
+    results = score(lines, "--backend", "vllm", *urls(fake))
+    assert len(results) == len(reference) > 20
+    for r, c in zip(results, reference):
+        assert r["ids_sha256"] == c["ids_sha256"]
+        assert r["margin"] == pytest.approx(c["margin"], abs=EXACT)
+        assert r["score"] == pytest.approx(c["score"], abs=1e-6)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_every_protocol(vllm, protocol):
+    fake = vllm(routes=PROTOCOLS[protocol])
+    done = cli("score", "-v", "--vllm-url", fake.url, stdin="".join(json.dumps(p) + "\n" for p in PAIRS))
+    assert done.returncode == 0 and protocol in done.stderr.decode()  # found by trying, and the backend chosen for the URL alone
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(results) == len(PAIRS)
+    check(results)
+    assert sum(len(r) for r in fake.requests) == len(PAIRS) + 4  # and the sample: nothing was asked twice
+
+
+def test_a_protocol_can_be_chosen(vllm):
+    fake = vllm()
+    check(score(PAIRS[:5], "--vllm-url", fake.url, "--vllm-protocol", "generative-scoring"))
+    assert "status 404" in fails(1, "score", "--vllm-url", fake.url, "--vllm-protocol", "classify")
+    old = vllm(knows_label_ids=False)  # a vLLM from before logprob_token_ids, which ignores the field: the next protocol does
+    check(score(PAIRS[:5], "--vllm-url", old.url))
+    old.routes = ("/v1/completions",)
+    assert "without logprob_token_ids" in fails(1, "score", "--vllm-url", old.url, "--vllm-protocol", "completions")
+
+
+def test_the_model_may_be_elsewhere(vllm, tmp_path):
+    """Only the configuration and the tokenizer have to be here."""
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copy(pathlib.Path(MODEL) / name, tmp_path)
+    check(score(PAIRS[:5], "--model", str(tmp_path), "--vllm-url", vllm().url))
+    assert "found no model.safetensors" in fails(4, "score", "--model", str(tmp_path), "--backend", "cpu")
+
+
+def test_names_and_keys(vllm, tmp_path):
+    fake = vllm(key="sesame", model="org/name")
+    key = tmp_path / "key"
+    key.write_text("sesame\n")
+    check(score(PAIRS[:5], "--vllm-url", fake.url + "/v1/", "--vllm-api-key-file", str(key), "--vllm-model", "org/name"))
+    assert "status 401" in fails(1, "score", "--vllm-url", fake.url)
+    assert "status 401" in fails(1, "score", "--vllm-url", fake.url, "--vllm-api-key", "wrong")
+    assert "expected the model other, found org/name" in fails(1, "score", "--vllm-url", fake.url, "--vllm-api-key", "sesame", "--vllm-model", "other")
+    assert "sesame" not in ok("config", "show", "--vllm-api-key", "sesame")
+    key.write_text("\n")
+    assert "expected a key" in fails(2, "score", "--vllm-url", fake.url, "--vllm-api-key-file", str(key))
+
+
+def test_long_prompts_and_long_lists(vllm):
+    fake = vllm(routes=CAUSAL, max_model_len=1025)
+    long = [{"query": "q", "document": "word " * 3000}, {"query": "q", "document": "short"}]
+    results = score(long, "--vllm-url", fake.url, "--max-length", "1024")
+    check(results)
+    assert [r["truncated"] for r in results] == [True, False] and max(max(r) for r in fake.requests) == 1024
+    many = score([{"query": "q", "document": f"d{i}"} for i in range(2500)], "--vllm-url", fake.url, "--max-length", "1024", "--max-batch-tokens", "1000000")
+    check(many)
+    assert len(many) == 2500 and max(len(r) for r in fake.requests) <= 1024
+
+
+# ---- what is refused at the start
+
+
+def test_servers_that_do_not_fit(vllm, tokenize):
+    assert "another one" in fails(1, "score", *urls(vllm(tokenize_text=lambda text: tokenize(text)[:-1] + [0])))
+    assert "max_model_len of 4096 (give --max-length 4095" in fails(1, "score", *urls(vllm(max_model_len=4096)))
+    assert "found probabilities" in fails(1, "score", *urls(vllm(routes=CLASSIFIER, knows_use_activation=False)))
+    assert "status 404" in fails(1, "score", *urls(vllm(routes=())))
+    for fault, reason in {
+        "html": "expected JSON", "nan": "expected JSON", "labels": "log-probability of token", "fewer": "expected 4 results", "twice": "that no other has",
+        "cut": "were cut", "huge": "more than", "half": "transfer closed", "500": "status 500",
+    }.items():  # fmt: skip
+        assert reason in fails(1, "score", *urls(vllm(faults=fault, routes=("/v1/completions",))), "--vllm-protocol", "completions"), fault
+
+
+def test_urls_that_are_none(vllm):
+    for url, reason in {"localhost:8000": "http", "ftp://h": "http://", "http://": "URL", "http://u:p@h:1": "no user name", "": "URL"}.items():
+        assert reason in fails(2, "score", "--vllm-url", url), url
+    assert "no server is configured" in fails(1, "score", "--backend", "vllm")
+    assert "expected one of auto|completions" in fails(2, "score", "--vllm-url", "http://h", "--vllm-protocol", "rerank")
+    assert "Failed to connect" in fails(1, "score", "--vllm-url", "http://127.0.0.1:9")
+
+
+def test_waiting_for_a_server_that_starts(vllm):
+    fake = vllm()
+    fake.stop()
+    threading.Timer(1.5, fake.start).start()
+    check(score(PAIRS[:5], "--vllm-url", fake.url, "--vllm-wait", "60"))
+
+
+def test_one_good_server_is_enough_and_another_model_gets_no_work(vllm):
+    good, other, absent = vllm(), vllm(shift=5), vllm()
+    absent.stop()
+    done = cli("score", *urls(good, absent), stdin=json.dumps(PAIRS[0]) + "\n")
+    assert done.returncode == 0 and f"{absent.url} is out" in done.stderr.decode()
+    done = cli("score", *urls(good), *urls(other), stdin="".join(json.dumps(p) + "\n" for p in PAIRS))
+    # Which of the two is asked first is not known; whichever it is, the scores are of one model.
+    margins = [json.loads(line) for line in done.stdout.splitlines()]
+    offsets = {round(r["margin"] - formula(r["ids_sha256"]), 3) for r in margins}
+    assert len(offsets) == 1 and b"another model" in done.stderr
+
+
+# ---- faults
+
+
+class Service:
+    """Our server in front of fake ones, and clients that check every score."""
+
+    def __init__(self, serve, *options):
+        self.server = serve("--backend", "vllm", *options)
+        lines = [{"query": "q", "document": d} for d in DOCUMENTS]
+        self.expected = [sigmoid(formula(r["ids_sha256"])) for r in score(lines)]  # hashes by the cpu backend
+
+    def rerank(self, first=0, n=20, **fields):
+        body = {"query": "q", "documents": DOCUMENTS[first : first + n]} | fields
+        answer = self.server.post("/v1/rerank", body)
+        if answer.status == 200:
+            results = answer.json()["results"]
+            assert len(results) == n
+            for r in results:
+                assert r["relevance_score"] == pytest.approx(self.expected[first + r["index"]], abs=1e-5)
+        return answer
+
+    def load(self, n_clients=8, n_requests=100):
+        """All answers of so many requests, by clients at the same time."""
+        with concurrent.futures.ThreadPoolExecutor(n_clients) as pool:
+            return list(pool.map(lambda i: self.rerank(i % 100, 1 + i % 30), range(n_requests)))
+
+    def replicas(self):
+        return {r["name"]: r for r in self.server.get("/v1/config").json()["replicas"]}
+
+
+ONCE = ["500", "503", "429", "html", "nan", "labels", "fewer", "twice", "cut", "half", "drop", "huge"]
+
+
+@pytest.mark.parametrize("fault", ONCE)
+def test_a_spoilt_answer_is_asked_for_again(vllm, serve, fault):
+    a, b = vllm(), vllm()
+    service = Service(serve, *urls(a, b))
+    a.faults, b.faults = [fault] * 3, [fault] * 3
+    answers = service.load(4, 24)
+    assert [x.status for x in answers] == [200] * 24
+    assert not a.faults or not b.faults
+
+
+@pytest.mark.parametrize("fault", [f for f in ONCE if f != "huge"])
+def test_a_spoilt_answer_of_the_only_server(vllm, serve, fault):
+    fake = vllm()
+    service = Service(serve, *urls(fake))
+    fake.faults = [fault] * 2
+    assert [service.rerank().status for _ in range(3)] == [200] * 3
+
+
+@pytest.mark.parametrize("fault", ["500", "html", "cut", "hang"])
+def test_a_replica_that_is_always_bad(vllm, serve, fault):
+    good, bad = vllm(), vllm()
+    service = Service(serve, *urls(good, bad), "--vllm-timeout", "2")
+    bad.faults = fault
+    assert [x.status for x in service.load()] == [200] * 100
+    bad.faults = []
+    service.server.wait_for(lambda: service.replicas()[bad.url]["state"] == "up", "the replica's return")
+    assert [x.status for x in service.load()] == [200] * 100
+
+
+@pytest.mark.parametrize("hang", [False, True])
+def test_a_replica_dies_and_comes_back(vllm, serve, hang):
+    a, b = vllm(delay=0.05), vllm(delay=0.05)
+    service = Service(serve, *urls(a, b))
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(service.load, 12, 300)
+        time.sleep(0.4)
+        a.stop(hang)
+        time.sleep(4 if hang else 0.6)
+        a.start()
+        assert [x.status for x in loading.result()] == [200] * 300
+    service.server.wait_for(lambda: service.replicas()[a.url]["state"] == "up", "the replica's return")
+    assert service.replicas()[a.url]["ejections"] >= 1 and service.replicas()[b.url]["ejections"] == 0
+    before = a.n_answered
+    assert [x.status for x in service.load()] == [200] * 100
+    assert a.n_answered > before
+
+
+def test_a_replica_is_frozen(vllm, serve):
+    """As by SIGSTOP: connections stay open, nothing comes. Its health is asked for, and what it had goes elsewhere long before --vllm-timeout."""
+    a, b = vllm(), vllm()
+    service = Service(serve, *urls(a, b))
+    a.freeze()
+    start = time.monotonic()
+    assert [x.status for x in service.load(8, 60)] == [200] * 60
+    assert time.monotonic() - start < 60
+    service.server.wait_for(lambda: service.replicas()[a.url]["state"] != "up", "its being noticed")
+    a.thaw()
+    service.server.wait_for(lambda: service.replicas()[a.url]["state"] == "up", "the replica's return")
+
+
+def test_rolling_restart(vllm, serve):
+    """Each replica in turn says that it is going, refuses connections, and comes back, under load."""
+    replicas = [vllm(delay=0.02) for _ in range(3)]
+    service = Service(serve, *urls(*replicas))
+    stop = threading.Event()
+
+    def client(i):
+        statuses = []
+        while not stop.is_set():
+            statuses.append(service.rerank(i * 10, 10).status)
+        return statuses
+
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        clients = [pool.submit(client, i) for i in range(6)]
+        for r in replicas:
+            r.faults, r.health = "503", 503
+            time.sleep(0.3)
+            r.stop()
+            time.sleep(0.3)
+            r.faults, r.health = [], 200
+            r.start()
+            service.server.wait_for(lambda: service.replicas()[r.url]["state"] == "up", "the replica's return")
+        stop.set()
+        statuses = [s for c in clients for s in c.result()]
+    assert len(statuses) > 50 and set(statuses) == {200}
+
+
+def test_a_queue_that_counts_documents(vllm, serve):
+    """vLLM's --max-num-queued-reqs counts every prompt of a request: smaller requests are made until they fit."""
+    fake = vllm(max_queued=7)
+    service = Service(serve, *urls(fake))
+    assert service.rerank(0, 100).status == 200
+    assert max(len(r) for r in fake.requests[-5:]) <= 7
+
+
+def test_no_server_is_left(vllm, serve):
+    fake = vllm()
+    service = Service(serve, *urls(fake), "--request-timeout", "2")
+    assert service.rerank().status == 200
+    fake.stop()
+    start = time.monotonic()
+    answer = service.rerank()
+    assert answer.status == 504 and 1.5 < time.monotonic() - start < 20
+    fake.start()
+    service.server.wait_for(lambda: service.rerank().status == 200, "the server's return")
+
+
+def test_a_refused_request_is_not_repeated_for_ever(vllm, serve):
+    fake = vllm(routes=("/v1/completions",))
+    service = Service(serve, *urls(fake))
+    fake.max_model_len = 10  # now it refuses what it took at the start
+    answer = service.rerank()
+    assert answer.status == 500 and "maximum context length" in answer.body.decode()
+
+
+def test_a_client_that_goes_away_frees_the_server(vllm, serve):
+    fake = vllm()
+    service = Service(serve, *urls(fake))
+    fake.faults = ["hang"]
+    with service.server.connect() as connection:
+        body = json.dumps({"query": "q", "documents": DOCUMENTS[:20]}).encode()
+        connection.sendall(b"POST /v1/rerank HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        service.server.wait_for(lambda: fake.running == 1, "the request's arrival")
+    start = time.monotonic()
+    service.server.wait_for(lambda: fake.n_abandoned == 1, "the end of the request")
+    assert time.monotonic() - start < 2
+    assert service.rerank().status == 200
+
+
+def test_a_deadline_frees_the_server(vllm, serve):
+    fake = vllm()
+    service = Service(serve, *urls(fake), "--request-timeout", "1")
+    fake.faults = ["hang"]
+    assert service.rerank().status == 504
+    service.server.wait_for(lambda: fake.n_abandoned == 1, "the end of the request")
+    assert service.rerank().status == 200
+
+
+# ---- many at once
+
+
+def test_requests_run_side_by_side_on_all_replicas(vllm, serve):
+    """A slow request holds up no other, and every replica gets work."""
+    replicas = [vllm(delay=0.1) for _ in range(4)]
+    service = Service(serve, *urls(*replicas), "--max-batch-tokens", "512")
+    service.load(16, 100)
+    assert all(r.n_answered > 100 for r in replicas) and max(r.most_running for r in replicas) > 1
+    answered = [r.n_answered for r in replicas]
+    assert service.rerank(0, 150).status == 200  # one list, cut into parts for several
+    assert sum(r.n_answered > n for r, n in zip(replicas, answered)) >= 2
+
+
+def test_documents_of_a_query_stay_together(vllm, serve):
+    """The prefix of a query is cached on one replica: its requests go there while it is not overloaded."""
+    replicas = [vllm() for _ in range(4)]
+    service = Service(serve, *urls(*replicas))
+    before = [r.n_answered for r in replicas]
+    for _ in range(10):
+        assert service.rerank(0, 10).status == 200
+    assert sorted(r.n_answered - n for r, n in zip(replicas, before)) == [0, 0, 0, 100]
+
+
+@pytest.mark.slow
+def test_memory_stays_flat(vllm, serve):
+    a, b = vllm(), vllm()
+    service = Service(serve, *urls(a, b))
+    service.load(8, 200)
+    before = service.server.metric("resident_memory_bytes")
+    for fault in ("500", "html", "drop", "half", "huge"):
+        a.faults = [fault] * 5
+        service.load(8, 100)
+    service.load(8, 400)
+    assert service.server.metric("resident_memory_bytes") < before + 16 * 2**20
