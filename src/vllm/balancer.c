@@ -86,9 +86,11 @@ void qr_load_overloaded(qr_load *l, uint64_t tokens, double retry_after_s, doubl
 {
     qr_load_dropped(l, tokens);
     double pause = fmin(retry_after_s, longest_asked_pause_s);
-    if (!(pause > 0)) pause = fmin(ldexp(first_pause_s, l->n_overloads < 8 ? (int) l->n_overloads : 8), longest_pause_s);
-    if (now + pause <= l->paused_until) return; /* of the same overload */
-    l->paused_until = now + pause;
+    if (!(pause > 0) && now < l->paused_until) pause = 0;
+    else if (!(pause > 0)) pause = fmin(ldexp(first_pause_s, l->n_overloads < 8 ? (int) l->n_overloads : 8), longest_pause_s);
+    int is_same = now < l->paused_until; /* a request that was under way when the pause began: no news */
+    l->paused_until = fmax(l->paused_until, now + pause);
+    if (is_same) return;
     l->n_overloads++;
     set_limit(l, l->limit / 2);
 }
