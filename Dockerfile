@@ -17,7 +17,7 @@ RUN cmake -S . -B build -G Ninja -DQR_TESTS=OFF && cmake --build build && DESTDI
 
 FROM ${BASE}
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates libgomp1 libjansson4 libmicrohttpd12 libssl3 libutf8proc2 libyaml-0-2 \
+    && apt-get install -y --no-install-recommends ca-certificates libcurl4 libgomp1 libjansson4 libmicrohttpd12 libssl3 libutf8proc2 libyaml-0-2 \
     && if [ "$(dpkg --print-architecture)" = amd64 ]; then apt-get install -y --no-install-recommends libdnnl2; fi \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 10001 --create-home --home-dir /models qwen-rerank

@@ -61,7 +61,8 @@ for group in "$@"; do
         header microhttpd.h "HTTP" libmicrohttpd-dev libmicrohttpd
         header yaml.h "profiles" libyaml-dev libyaml
         header utf8proc.h "Unicode normalisation" libutf8proc-dev utf8proc
-        header curl/curl.h "HTTP client" libcurl4-openssl-dev -
+        # part of macOS
+        [[ $(uname) == Darwin ]] || header curl/curl.h "HTTP client" libcurl4-openssl-dev -
         header openssl/evp.h "SHA-256" libssl-dev openssl@3
         [[ $(uname) == Darwin ]] && header omp.h "threads of the CPU engine" - libomp
         header cmocka.h "unit tests" libcmocka-dev cmocka
