@@ -63,6 +63,8 @@ typedef struct cli_args {
     const char *vllm_model, *vllm_api_key, *vllm_api_key_file, *vllm_ca;
     int vllm_protocol; /* index into auto|completions|classify|generative-scoring, plus 1 */
     size_t vllm_timeout, vllm_wait;
+    const char *vllm_command;
+    int spawn; /* CLI_ON, CLI_OFF */
 
     int log_level; /* index into error|warn|info|debug, plus 1: the values of qr_log_level */
 

@@ -5,6 +5,7 @@
 #include "base/system.h"
 #include "cli/config.h"
 #include "cli/engine.h"
+#include "cli/spawn.h"
 #include "server/server.h"
 
 #ifdef __GLIBC__
@@ -41,6 +42,12 @@ const cli_option cli_serve_options[] = {
      "What answers call the model when the request does not (default: the model's name).", "server.served_name", NULL},
     {"url-prefix", 0, CLI_TEXT, 0, offsetof(cli_args, url_prefix), "PATH", "QWEN_RERANK_URL_PREFIX",
      "Serve every route below this path, too, for example /v3.", "server.url_prefix", NULL},
+    {"spawn", 0, CLI_SWITCH, 0, offsetof(cli_args, spawn), NULL, "QWEN_RERANK_SPAWN",
+     "Start vLLM here, on --model, let it compute, start it again when it ends, and stop it with the service.", "vllm_options.spawn",
+     "false"},
+    {"vllm-command", 0, CLI_TEXT, 0, offsetof(cli_args, vllm_command), "COMMAND", "QWEN_RERANK_VLLM_COMMAND",
+     "How --spawn starts it; words separated by blanks, flags follow (default: python3 -m vllm.entrypoints.openai.api_server).",
+     "vllm_options.command", NULL},
     {"max-documents", 0, CLI_COUNT, 1, offsetof(cli_args, max_documents), "N", "QWEN_RERANK_MAX_DOCUMENTS",
      "Most documents in a request (default: 100000).", "limits.max_docs_per_request", "100000"},
     {"max-query-chars", 0, CLI_COUNT, 1, offsetof(cli_args, max_query_chars), "N", "QWEN_RERANK_MAX_QUERY_CHARS",
@@ -135,6 +142,7 @@ typedef struct loader {
     served *models;
     size_t n;
     const volatile int *stop;
+    cli_spawn *spawn; /* or NULL */
     int code;
     atomic_int done;
 } loader;
@@ -220,11 +228,13 @@ static int serve_until_stopped(const cli_args *args, loader *l, const char *addr
         cli_error(args, "cannot start a thread");
         return CLI_FAILURE;
     }
-    while (!l->done && !qr_is_set(l->stop)) usleep(5000);
+    while (!l->done && !qr_is_set(l->stop) && !cli_spawn_has_failed(l->spawn)) usleep(5000);
     if (!l->done) {
+        int code = cli_spawn_has_failed(l->spawn) ? CLI_FAILURE : CLI_OK;
         sv_log_message(l->log, QR_LOG_INFO, "stopped while loading");
         pthread_detach(thread);
-        _exit(CLI_OK); /* reading weights cannot be interrupted, and nothing is lost */
+        cli_spawn_close(l->spawn);
+        _exit(code); /* reading weights cannot be interrupted, and nothing is lost */
     }
     pthread_join(thread, NULL);
     if (l->code != CLI_OK) return l->code;
@@ -272,8 +282,34 @@ static void share_heaps(void)
 #endif
 }
 
-static int run(const cli_args *args)
+/* Prepares vLLM, and puts its URL in the place of --vllm-url; it may take long to load. */
+static int prepare_vllm(const cli_args *args, const served *model, size_t n_models, sv_log *log, cli_spawn **spawn, const char **url,
+                        cli_args *with)
 {
+    static const size_t load_s = 3600;
+    char *dir = NULL;
+    if (!cli_is_on(args->spawn, 0)) return CLI_OK;
+    if (n_models > 1 || args->vllm_urls.n > 0) {
+        cli_error(args, "--spawn: expected one --model and no --vllm-url");
+        return CLI_USAGE;
+    }
+    int code = cli_model_locate(args, model->model, &dir);
+    if (code == CLI_OK) code = cli_spawn_open(spawn, args, dir, sv_log_message, log);
+    qr_free(dir);
+    if (code != CLI_OK) return code;
+    *url = cli_spawn_url(*spawn);
+    with->vllm_urls = (cli_list){.items = url, .n = 1};
+    if (with->backend == NULL) with->backend = "vllm";
+    if (with->vllm_wait == 0) with->vllm_wait = load_s;
+    return CLI_OK;
+}
+
+static int run(const cli_args *given)
+{
+    cli_args with_spawned = *given; /* the lists stay the caller's */
+    const cli_args *args = &with_spawned;
+    cli_spawn *spawn = NULL;
+    const char *backend, *url;
     sv_log log = {.json = args->log_format, .level = (qr_log_level) args->log_level};
     sv_server *server = NULL;
     keys k = {0};
@@ -283,9 +319,9 @@ static int run(const cli_args *args)
     const char **names = qr_calloc(n, sizeof *names);
     int code = models == NULL || names == NULL ? CLI_FAILURE : check_args(args);
     if (code == CLI_OK) code = read_keys(args, &k);
-    const char *backend;
-    if (code == CLI_OK) code = cli_backend_check(args, &backend);
     if (code == CLI_OK) code = name_models(args, models, n);
+    if (code == CLI_OK) code = prepare_vllm(args, models, n, &log, &spawn, &url, &with_spawned);
+    if (code == CLI_OK) code = cli_backend_check(args, &backend);
     if (code != CLI_OK) goto done;
     allow_files();
     share_heaps();
@@ -317,7 +353,7 @@ static int run(const cli_args *args)
         .log = &log,
         .log_texts = cli_is_on(args->log_texts, 0),
         .write_settings = cli_config_write,
-        .settings_arg = (void *) (uintptr_t) args,
+        .settings_arg = (void *) (uintptr_t) given,
     };
     if (sv_server_open(&server, &server_options, &err) != QR_OK) {
         cli_error(args, "%s", err.msg);
@@ -328,11 +364,13 @@ static int run(const cli_args *args)
     const char *host = args->host != NULL ? args->host : "127.0.0.1";
     if (args->unix_socket != NULL) snprintf(address, sizeof address, "unix:%s", args->unix_socket);
     else snprintf(address, sizeof address, "http%s://%s:%u", args->tls_cert != NULL ? "s" : "", host, sv_server_port(server));
-    loader l = {.args = args, .log = &log, .server = server, .models = models, .n = n, .stop = cli_cancel_begin()};
-    code = serve_until_stopped(args, &l, address);
+    loader l = {.args = args, .log = &log, .server = server, .models = models, .n = n, .stop = cli_cancel_begin(), .spawn = spawn};
+    if (spawn != NULL) code = cli_spawn_start(spawn, args);
+    if (code == CLI_OK) code = serve_until_stopped(args, &l, address);
 done:
     sv_server_close(server);
     for (size_t i = 0; models != NULL && i < n; i++) qr_engine_close(models[i].engine);
+    cli_spawn_close(spawn);
     qr_free(models);
     qr_free(names);
     qr_free(k.items);

@@ -509,8 +509,8 @@ static double time_to_sleep(const qr_scheduler *s)
 static void run_flights(qr_scheduler *s)
 {
     for (qr_job *job; s->ops->has_room(s->backend) && (job = next_to_fly(s)) != NULL;) begin_flight(s, job);
-    double seconds = time_to_sleep(s);
-    for (qr_work *work; (work = s->ops->wait(s->backend, seconds)) != NULL; seconds = 0) take_answer(s, work->owner);
+    qr_work *work = s->ops->wait(s->backend, time_to_sleep(s));
+    for (; work != NULL; work = s->ops->wait(s->backend, 0)) take_answer(s, work->owner);
 }
 
 /* ---- the thread ----------------------------------------------------------------------------------------------------------------- */

@@ -4,11 +4,16 @@ Scores are a formula of the prompt's token ids, or golden ones where the prompt 
 or to a prompt that was cut, shows.
 """
 
+import argparse
 import hashlib
 import http.server
 import json
 import math
+import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -159,9 +164,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             elif fault == "labels":
                 self.spoil(results[0], None)
             results.reverse()  # vLLM promises no order
-            self.answer(200, answer)
             with self.fake.lock:
                 self.fake.n_answered += len(prompts)
+            self.answer(200, answer)
 
     @staticmethod
     def spoil(result, value):
@@ -307,3 +312,33 @@ class FakeVllm:
 
     def margin(self, ids):
         return margin_of(ids, self.golden) + self.shift
+
+
+def main():
+    """As the child of --spawn: takes the command line of vLLM's server. A file named by FAKE_VLLM_CRASH makes it end at the start."""
+    parser = argparse.ArgumentParser()
+    for flag in ("--host", "--served-model-name", "--dtype", "--model"):
+        parser.add_argument(flag, required=True)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--max-model-len", type=int, required=True)
+    parser.add_argument("--enable-prefix-caching", action="store_true")
+    a = parser.parse_args()
+    print("INFO: loading", a.model, a.dtype, flush=True)
+    if os.path.exists(os.environ.get("FAKE_VLLM_CRASH", "")):
+        sys.exit("ERROR: crashed on purpose")
+    child = subprocess.Popen(["sleep", "1000"])  # as vLLM's engine: outlives whoever started it
+    tokens = {}
+
+    def tokenize(text):
+        if text not in tokens:
+            command = [os.environ["QR_TEST_PROGRAM"], "tokenize", "--special", "--json", "--model", a.model, "-"]
+            tokens[text] = [t["id"] for t in json.loads(subprocess.run(command, input=text.encode(), capture_output=True, check=True).stdout)["tokens"]]
+        return tokens[text]
+
+    FakeVllm(tokenize, port=a.port, host=a.host, model=a.served_model_name, max_model_len=a.max_model_len)
+    print(f"INFO: Application startup complete. pids {os.getpid()} {child.pid}", flush=True)
+    signal.pause()
+
+
+if __name__ == "__main__":
+    main()

@@ -4,15 +4,18 @@ lost while one replica lives, and none answered wrongly."""
 import concurrent.futures
 import importlib.util
 import json
+import os
 import pathlib
+import re
 import shutil
 import signal
+import sys
 import threading
 import time
 
 import pytest
 from fake_vllm import CAUSAL, CLASSIFIER, FakeVllm, formula, sigmoid
-from support import MODEL, cli, fails, ok, score
+from support import MODEL, PROGRAM, cli, environment, fails, ok, score
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 GOLDEN = TESTS / "golden"
@@ -198,8 +201,8 @@ def test_one_good_server_is_enough_and_another_model_gets_no_work(vllm):
 class Service:
     """Our server in front of fake ones, and clients that check every score."""
 
-    def __init__(self, serve, *options):
-        self.server = serve("--backend", "vllm", *options)
+    def __init__(self, serve, *options, **variables):
+        self.server = serve("--backend", "vllm", *options, **variables)
         lines = [{"query": "q", "document": d} for d in DOCUMENTS]
         self.expected = [sigmoid(formula(r["ids_sha256"])) for r in score(lines)]  # hashes by the cpu backend
 
@@ -361,6 +364,50 @@ def test_a_deadline_frees_the_server(vllm, serve):
     assert service.rerank().status == 504
     service.server.wait_for(lambda: fake.n_abandoned == 1, "the end of the request")
     assert service.rerank().status == 200
+
+
+# ---- vLLM as a child
+
+
+def is_alive(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def pids_of(server):
+    lines = re.findall(r"startup complete\. pids (\d+) (\d+)", server.read_log().decode())
+    return [[int(pid) for pid in line] for line in lines]
+
+
+def test_vllm_as_a_child(serve, tmp_path):
+    """Started, started again after a crash, and stopped with all its children."""
+    crash = tmp_path / "crash"
+    command = f"{sys.executable} {TESTS / 'backends' / 'fake_vllm.py'}"
+    service = Service(serve, "--spawn", "--vllm-command", command, "--max-length", "2000", FAKE_VLLM_CRASH=str(crash), QR_TEST_PROGRAM=PROGRAM)
+    assert service.rerank().status == 200
+    ((first, engine),) = pids_of(service.server)
+    os.kill(first, signal.SIGKILL)
+    assert service.rerank().status == 200  # waits for the new one
+    assert not is_alive(engine)
+    second = pids_of(service.server)[1]
+    assert all(is_alive(pid) for pid in second)
+    code, log = service.server.stop()
+    assert code == 0 and not any(is_alive(pid) for pid in second)
+    said = [line.get("message", "") for line in log]
+    assert any("ended by signal 9" in m for m in said) and any("vLLM says: INFO: loading" in m for m in said)
+
+
+def test_a_child_that_does_not_start(tmp_path):
+    crash = tmp_path / "crash"
+    crash.touch()
+    options = ["serve", "--port", "0", "--spawn", "--vllm-command", f"{sys.executable} {TESTS / 'backends' / 'fake_vllm.py'}"]
+    done = cli(*options, env=environment(FAKE_VLLM_CRASH=str(crash)))
+    assert done.returncode == 1 and b"crashed on purpose" in done.stderr and b"ended 3 times without being ready" in done.stderr
+    assert b"no such program" in cli(*options[:-1], "/nonexistent/vllm").stderr
+    assert "expected one --model" in fails(2, "serve", "--spawn", "--vllm-url", "http://h")
+    assert "expected a command" in fails(2, "serve", "--spawn", "--vllm-command", " ")
 
 
 # ---- many at once
