@@ -10,6 +10,8 @@ add_library(qwen-rerank-mlx MODULE src/mlx/network.cpp src/mlx/backend_mlx.cpp s
 target_include_directories(qwen-rerank-mlx PRIVATE include src)
 target_include_directories(qwen-rerank-mlx SYSTEM PRIVATE ${QR_MLX_INCLUDE})
 target_compile_definitions(qwen-rerank-mlx PRIVATE QR_VERSION="${PROJECT_VERSION}")
+# Members of C structures that are left out are zero, here as in C.
+target_compile_options(qwen-rerank-mlx PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-Wno-missing-field-initializers>)
 target_compile_features(qwen-rerank-mlx PRIVATE cxx_std_20)
 target_link_libraries(qwen-rerank-mlx PRIVATE ${QR_MLX_LIBRARY} ${CMAKE_DL_LIBS})
 # Beside the program, found at run time where it was built against: a wheel's library needs what lies beside it.
