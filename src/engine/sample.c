@@ -13,8 +13,8 @@ static const char text[] =
 static const char query[] = "What is the capital of China?";
 static const char *const documents[QR_SAMPLE_DOCUMENTS] = {
     "The capital of China is Beijing.",
-    "Gravity is a force that attracts two bodies towards each other. It gives weight to physical objects and is responsible for the "
-    "movement of planets around the sun.",
+    ("Gravity is a force that attracts two bodies towards each other. It gives weight to physical objects and is responsible for the "
+     "movement of planets around the sun."),
     "Beijing",
     "Paris is the capital and largest city of France, and Shanghai the largest city of China.",
 };

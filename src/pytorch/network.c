@@ -58,7 +58,7 @@ static qr_th load_tensor(pt_network *net, const qr_model *model, const qr_tensor
     int wanted = qr_torch_dtype(net->t, dtype);
     qr_dtype stored = stored_dtype(t);
     size_t mark = s->n;
-    int aligned = (uintptr_t) t->data % 64 % qr_tensor_type_size(t->type) == 0;
+    int aligned = (uintptr_t) t->data % qr_tensor_type_size(t->type) == 0;
     qr_th x;
     if (stored != QR_DTYPE_INT8 && aligned) {
         x = qr_torch_view_of(s, t->data, qr_torch_dtype(net->t, stored), t->n_dims, dims);

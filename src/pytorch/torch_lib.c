@@ -356,7 +356,6 @@ int qr_torch_dtype(const qr_torch *t, qr_dtype dtype)
                                    : t->aoti_torch_dtype_float32();
 }
 
-int qr_torch_int32(const qr_torch *t) { return t->aoti_torch_dtype_int32(); }
 int qr_torch_int64(const qr_torch *t) { return t->aoti_torch_dtype_int64(); }
 
 static void contiguous_strides(int n_dims, const int64_t *dims, int64_t *strides)

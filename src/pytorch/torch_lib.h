@@ -54,9 +54,8 @@ void qr_torch_free(qr_torch *t, qr_th x);
 int qr_torch_dtype(const qr_torch *t, qr_dtype dtype);
 /* Over memory that outlives the tensor, on the CPU; strides are those of a contiguous one. `type` is torch's number. */
 qr_th qr_torch_view_of(qr_torch_scope *s, const void *data, int type, int n_dims, const int64_t *dims);
-/* Copies to the scope's device; i32 and i64 become index tensors. */
+/* Copies to the scope's device. */
 qr_th qr_torch_upload(qr_torch_scope *s, const void *data, int type, int n_dims, const int64_t *dims);
-int qr_torch_int32(const qr_torch *t);
 int qr_torch_int64(const qr_torch *t);
 qr_th qr_torch_empty(qr_torch_scope *s, int type, int n_dims, const int64_t *dims);
 void qr_torch_copy(qr_torch_scope *s, qr_th to, qr_th from); /* converts type and device */
