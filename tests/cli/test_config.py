@@ -162,7 +162,7 @@ def test_mistakes_elsewhere(write):
     assert "QWEN_RERANK_WARM_UP: expected true or false" in fails(2, "serve", env=environment(QWEN_RERANK_WARM_UP="2"))
     warned = cli("config", env=environment(QWEN_RERANK_PROT="1")).stderr.decode()
     assert "unknown variable QWEN_RERANK_PROT; did you mean QWEN_RERANK_PORT?" in warned
-    assert 'no backend "pytorch"' in fails(2, "serve", "--profile", "qwen3_06b_cuda")
+    assert 'backend "pytorch" cannot be used here' in fails(1, "serve", "--profile", "qwen3_06b_cuda")
     assert "not in int8" in fails(4, "score", "--dtype", "int8", stdin='{"query":"a","document":"b"}')
 
 
