@@ -46,7 +46,7 @@ END
         [[ $(basename "$deb") == libc6* ]] || dpkg-deb -x "$deb" "$sysroot"
     done
     # Where /lib is a link to /usr/lib, as on every Debian; packages still have files in both.
-    if [[ -d $sysroot/lib ]]; then cp -a "$sysroot/lib/." "$sysroot/usr/lib/" && rm -rf "$sysroot/lib"; fi
+    if [[ -d $sysroot/lib ]]; then cp -a "$sysroot/lib/." "$sysroot/usr/lib/" && rm -rf "${sysroot:?}/lib"; fi
     unset APT_CONFIG
     rm -rf "$build/apt"
     echo "${packages[*]}" >"$sysroot/.complete"
