@@ -72,4 +72,4 @@ MAKE_CHECKPOINT_RUN=$emulator scripts/testdata.sh "$build/make_checkpoint" "$bui
 # depend on the architecture; the arithmetic is tested kernel by kernel, and end to end by the golden scores of two checkpoints.
 ctest --test-dir "$build" --output-on-failure -E 'test_cpu_backend|test_engine'
 scripts/venv.sh
-QR_BUILD=$build QR_PROGRAM=$build/run/qwen-rerank QR_TEST_DATA=$build/testdata build/venv/bin/pytest -p no:cacheprovider -q -m golden -k "micro or odd" tests
+QR_BUILD=$build QR_PROGRAM=$build/run/qwen-rerank QR_TEST_DATA=$build/testdata build/venv/bin/pytest -p no:cacheprovider -q -m golden --ignore tests/clients -k "micro or odd" tests
