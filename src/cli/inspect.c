@@ -34,7 +34,7 @@ static void estimate(facts *f)
     size_t table = f->model.embed->n_elements * (f->model.head == f->model.embed ? 1 : 2);
     size_t rows = c->vocab < TOUCHED_ROWS ? c->vocab : TOUCHED_ROWS;
     uint64_t weights = f->model.n_parameters > table ? f->model.n_parameters - table : 0;
-    uint64_t others = (uint64_t) rows * c->hidden * qr_tensor_type_size(f->model.embed->type) +
+    uint64_t others = (uint64_t) rows * (f->model.embed->n_bytes / f->model.embed->dims[0]) +
                       (uint64_t) BATCH_TOKENS * 4 * (c->hidden + 2 * c->n_kv_heads * c->head_dim) +
                       (uint64_t) CHUNK_TOKENS * 4 * (c->hidden + 2 * c->n_heads * c->head_dim + c->inter);
     f->bytes_bf16 = 2 * weights + others;
@@ -55,12 +55,29 @@ static void format_shape(const qr_tensor *t, char *out, size_t size)
     for (int d = 0; d < t->n_dims && n < size; d++) n += (size_t) snprintf(out + n, size - n, "%s%zu", d > 0 ? " x " : "", t->dims[d]);
 }
 
-/* The scales of 8-bit matrices are no parameters of the network. */
+/* The scales of quantised matrices, and MLX's biases, are no parameters of the network. */
 static int is_scale(const char *name)
 {
-    static const char end[] = "_scale";
+    static const char *const ends[] = {"_scale", ".scales", ".biases"};
     size_t n = strlen(name);
-    return n >= sizeof end - 1 && strcmp(name + n - (sizeof end - 1), end) == 0;
+    for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++)
+        if (n >= strlen(ends[i]) && strcmp(name + n - strlen(ends[i]), ends[i]) == 0) return 1;
+    return 0;
+}
+
+static const char *quantization_name(qr_quantization q) { return q == QR_QUANT_INT8 ? "int8" : q == QR_QUANT_MLX ? "mlx" : NULL; }
+
+static const char *quantization_text(qr_quantization q)
+{
+    return q == QR_QUANT_INT8 ? ", 8-bit integers with a scale per row" : q == QR_QUANT_MLX ? ", quantised by MLX (affine, groups)" : "";
+}
+
+/* "U32" says nothing of a matrix that MLX packed: "4-bit, 64" is its integers' width and its groups' size. */
+static const char *type_text(const qr_tensor *t, char *text, size_t size)
+{
+    if (t->group == 0) return qr_tensor_type_name(t->type);
+    snprintf(text, size, "%u-bit, %u", t->bits, t->group);
+    return text;
 }
 
 typedef struct layer_sum {
@@ -91,12 +108,12 @@ static int same_sum(layer_sum a, layer_sum b)
 
 static void print_tensors(const qr_checkpoint *ckpt)
 {
-    char shape[128], bytes[32], name[512];
+    char shape[128], bytes[32], name[512], type[32];
     for (size_t i = 0; i < ckpt->n_tensors; i++) {
         const qr_tensor *t = &ckpt->tensors[i];
         format_shape(t, shape, sizeof shape);
         cli_text_safe(name, sizeof name, t->name, strlen(t->name), CLI_SAFE_ALL);
-        printf("  %-48s %-16s %-5s %s\n", name, shape, qr_tensor_type_name(t->type), cli_bytes(bytes, sizeof bytes, t->n_bytes));
+        printf("  %-48s %-16s %-5s %s\n", name, shape, type_text(t, type, sizeof type), cli_bytes(bytes, sizeof bytes, t->n_bytes));
     }
 }
 
@@ -133,7 +150,7 @@ static void print_text(const cli_args *args, const facts *f)
     printf("head         %s\n", f->model.head == f->model.embed ? "tied to the embedding" : "its own");
     printf("prompt       %s\n", f->canonical ? "canonical" : "not the canonical prefix and suffix ids");
     printf("parameters   %zu, stored in %s%s\n", f->model.n_parameters, cli_bytes(a, sizeof a, f->model.weight_bytes),
-           c->int8 ? ", 8-bit integers with a scale per row" : "");
+           quantization_text(c->quantization));
     printf("memory       about %s in bf16, %s in f32; cached prefixes come on top\n", cli_bytes(a, sizeof a, f->bytes_bf16),
            cli_bytes(b, sizeof b, f->bytes_f32));
     printf("tensors      %zu\n", f->model.ckpt.n_tensors);
@@ -168,7 +185,7 @@ static void print_json(const cli_args *args, const facts *f)
     qr_out_real(&json, "rope_theta", c->rope_theta, 17);
     qr_out_real(&json, "rms_eps", (double) c->rms_eps, 9);
     qr_out_string(&json, "torch_dtype", c->torch_dtype);
-    qr_out_bool(&json, "int8", c->int8);
+    qr_out_string(&json, "quantization", quantization_name(c->quantization));
     qr_out_close(&json, '}');
     qr_out_bool(&json, "tied", f->model.head == f->model.embed);
     qr_out_int(&json, "n_parameters", f->model.n_parameters);
@@ -194,6 +211,10 @@ static void print_json(const cli_args *args, const facts *f)
             for (int d = 0; d < t->n_dims; d++) qr_out_int(&json, NULL, t->dims[d]);
             qr_out_close(&json, ']');
             qr_out_string(&json, "dtype", qr_tensor_type_name(t->type));
+            if (t->group > 0) {
+                qr_out_int(&json, "bits", t->bits);
+                qr_out_int(&json, "group_size", t->group);
+            }
             qr_out_int(&json, "bytes", t->n_bytes);
             qr_out_close(&json, '}');
         }

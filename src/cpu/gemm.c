@@ -228,7 +228,7 @@ qr_status qr_gemm_pack(qr_gemm *gemm, qr_gemm_lib *lib, size_t k, size_t n, size
     for (size_t i = 1; i < source->n_tensors; i++)
         if (!lib->bf16 && source->tensors[i]->type != gemm->stored) gemm->stored = QR_T_F32; /* mixed files: keep all exactly */
     /* Rounding the products to 16 bits would lose some, and an integer per element would need to know the library's order of them. */
-    if (gemm->stored == QR_T_I8) gemm->stored = QR_T_F32;
+    if (gemm->stored != QR_T_F16 && gemm->stored != QR_T_BF16) gemm->stored = QR_T_F32; /* quantised ones widened */
     size_t packed = gemm->plan->packed_elements;
     if (!lib->bf16 && gemm->stored != QR_T_F32 && (status = reserve_widened(lib, packed, err)) != QR_OK) return status;
     gemm->block_bytes = (packed * (gemm->stored == QR_T_F32 ? 4 : 2) + 63) / 64 * 64;

@@ -18,6 +18,23 @@ static void widen_i8(float *to, const qr_tensor *tensor, size_t first, size_t n)
     }
 }
 
+/* Eight elements are `bits` whole bytes, and no group ends between them: cols and group are multiples of 32. */
+static void widen_mlx(float *to, const qr_tensor *tensor, size_t first, size_t n)
+{
+    const unsigned bits = tensor->bits, mask = (1U << bits) - 1;
+    for (size_t i = first, end = first + n; i < end;) {
+        size_t g = i / tensor->group, group_end = (g + 1) * tensor->group < end ? (g + 1) * tensor->group : end;
+        float scale, bias;
+        qr_tensor_f32(&scale, tensor->scales, g, 1);
+        qr_tensor_f32(&bias, tensor->biases, g, 1);
+        while (i < group_end) {
+            uint64_t eight = 0;
+            memcpy(&eight, tensor->data + i / 8 * bits, bits);
+            for (size_t k = i % 8; k < 8 && i < group_end; k++, i++) *to++ = (float) (eight >> k * bits & mask) * scale + bias;
+        }
+    }
+}
+
 void qr_tensor_f32(float *to, const qr_tensor *tensor, size_t first, size_t n)
 {
     const qr_kernels *k = qr_kernels_get();
@@ -29,6 +46,10 @@ void qr_tensor_f32(float *to, const qr_tensor *tensor, size_t first, size_t n)
     }
     if (tensor->type == QR_T_I8) {
         widen_i8(to, tensor, first, n);
+        return;
+    }
+    if (tensor->group > 0) {
+        widen_mlx(to, tensor, first, n);
         return;
     }
     for (size_t i = 0; i < n; i += 256) {

@@ -4,7 +4,8 @@
 
 #include "model/safetensors.h"
 
-/* to [n] = elements [first, first + n) of an F32, F16 or BF16 tensor, exact; or of an I8 matrix with scales, each product rounded once. */
+/* to [n] = elements [first, first + n) of an F32, F16 or BF16 tensor, exact; of an I8 matrix with scales, each product rounded once; or of
+ * a matrix in MLX's affine form, products exact where the scales are 16-bit, the sum rounded once. */
 void qr_tensor_f32(float *to, const qr_tensor *tensor, size_t first, size_t n);
 
 #endif

@@ -79,11 +79,14 @@ size_t room(mx::Device d, size_t limit)
 
 // ---- opening --------------------------------------------------------------------------------------------------------------------------
 
-mx::Dtype choose_dtype(qr_dtype dtype, mx::Device d)
+// What a quantised model was made from, which its scales show, has the range that its activations need.
+mx::Dtype choose_dtype(qr_dtype dtype, const qr_model &model, mx::Device d)
 {
+    const qr_tensor *q = model.layers[0].q_proj;
     switch (dtype) {
     case QR_DTYPE_AUTO:
-        return d == mx::Device::gpu ? mx::float16 : mx::float32;
+        if (d == mx::Device::cpu) return mx::float32;
+        return q->group > 0 && q->scales->type == QR_T_BF16 ? mx::bfloat16 : mx::float16;
     case QR_DTYPE_F32:
         return mx::float32;
     case QR_DTYPE_F16:
@@ -102,7 +105,8 @@ size_t plan(const qr_backend_cfg &cfg, mx::Dtype dtype, size_t max_tokens)
 {
     const qr_config &c = cfg.model->config;
     size_t item = dtype.size(), wide = std::max(2 * c.inter, (c.n_heads + 2 * c.n_kv_heads) * c.head_dim * 2);
-    return cfg.model->n_parameters * item + max_tokens * (3 * c.hidden * sizeof(float) + wide * item) + cfg.prefix_cache_bytes;
+    size_t weights = c.quantization == QR_QUANT_MLX ? cfg.model->weight_bytes * 5 / 4 : cfg.model->n_parameters * item; // scales are widened
+    return weights + max_tokens * (3 * c.hidden * sizeof(float) + wide * item) + cfg.prefix_cache_bytes;
 }
 
 void check_memory(const qr_backend_cfg &cfg, mx::Device d, size_t need)
@@ -155,7 +159,7 @@ qr_status open(qr_backend **out, const qr_backend_cfg *cfg, qr_error *err)
     return guarded(err, [&] {
         auto b = std::make_unique<qr_backend>();
         mx::Device d = choose_device(cfg->place);
-        mx::Dtype dtype = choose_dtype(cfg->dtype, d);
+        mx::Dtype dtype = choose_dtype(cfg->dtype, *cfg->model, d);
         bool on_gpu = d == mx::Device::gpu;
         b->batch_tokens = cfg->batch_is_default && on_gpu ? 8192 : cfg->max_batch_tokens;
         b->max_tokens = std::max(b->batch_tokens, cfg->max_length);

@@ -20,8 +20,9 @@ template <typename T> static array copy_of(const qr_tensor &t, mx::Dtype dtype)
 {
     Shape shape;
     for (int i = 0; i < t.n_dims; i++) shape.push_back(dim(t.dims[i]));
+    if (t.group > 0) shape[1] = dim(t.dims[1] * t.bits / 32);
     if (reinterpret_cast<uintptr_t>(t.data) % alignof(T) == 0) return array(reinterpret_cast<const T *>(t.data), shape, dtype);
-    std::vector<T> aligned(t.n_elements);
+    std::vector<T> aligned(t.n_bytes / sizeof(T));
     memcpy(aligned.data(), t.data, t.n_bytes);
     return array(aligned.data(), shape, dtype);
 }
@@ -44,10 +45,17 @@ static array stored(const qr_tensor &t, mx::Device d)
     }
 }
 
+static array dequantised(const array &weight, const array &scales, const array &biases, int group, int bits, mx::Device d)
+{
+    return mx::dequantize(weight, mx::astype(scales, mx::float32, d), mx::astype(biases, mx::float32, d), group, bits, "affine", std::nullopt,
+                          mx::float32, d);
+}
+
 // A tensor as a matrix of floating-point numbers. 8-bit rows with scales: each product rounded once to f32, then to the type.
 static array widened(const qr_tensor &t, mx::Dtype dtype, mx::Device d)
 {
     array a = stored(t, d);
+    if (t.group > 0) a = dequantised(a, stored(*t.scales, d), stored(*t.biases, d), static_cast<int>(t.group), static_cast<int>(t.bits), d);
     if (t.type == QR_T_I8) a = mx::multiply(mx::astype(a, mx::float32, d), mx::astype(stored(*t.scales, d), mx::float32, d), d);
     return mx::astype(a, dtype, d);
 }
@@ -60,46 +68,89 @@ static void release(const qr_model &model, const qr_tensor &t)
     if (!file->borrowed) qr_file_release(file, static_cast<size_t>(t.data - file->data), t.n_bytes);
 }
 
+// Tensors of one form and width, end to end: [sum of rows, ...]
+static array joined(const std::vector<const qr_tensor *> &tensors, array (*load)(const qr_tensor &, mx::Dtype, mx::Device), mx::Dtype dtype,
+                    mx::Device d)
+{
+    std::vector<array> all;
+    for (const qr_tensor *t : tensors) all.push_back(load(*t, dtype, d));
+    return all.size() == 1 ? all[0] : mx::concatenate(all, 0, d);
+}
+
+// MLX's CPU kernel for packed weights sums in the type of its input, the GPU's in f32: on the CPU 16 bits would not do.
+static mx::Dtype product_type(mx::Dtype dtype, mx::Device d) { return d == mx::Device::gpu ? dtype : mx::float32; }
+
+static Matrix packed(const std::vector<const qr_tensor *> &alike, mx::Dtype dtype, mx::Device d)
+{
+    std::vector<const qr_tensor *> scales, biases;
+    for (const qr_tensor *t : alike) {
+        scales.push_back(t->scales);
+        biases.push_back(t->biases);
+    }
+    auto as_stored = [](const qr_tensor &t, mx::Dtype, mx::Device device) { return stored(t, device); };
+    Matrix m{joined(alike, as_stored, dtype, d), joined(scales, widened, product_type(dtype, d), d),
+             joined(biases, widened, product_type(dtype, d), d), static_cast<int>(alike[0]->group), static_cast<int>(alike[0]->bits)};
+    mx::eval(m.weight, *m.scales, *m.biases);
+    return m;
+}
+
 Linear::Linear(const qr_model &model, std::vector<const qr_tensor *> tensors, mx::Dtype dtype, mx::Device device)
     : dtype_(dtype), device_(device)
 {
-    std::vector<array> dense;
-    for (const qr_tensor *t : tensors) dense.push_back(widened(*t, dtype, device));
-    array all = dense.size() == 1 ? dense[0] : mx::concatenate(dense, 0, device);
-    all.eval();
-    parts_.push_back({mx::transpose(all, device), {}, {}});
-    parts_.back().weight.eval();
+    std::vector<const qr_tensor *> alike;
+    for (const qr_tensor *t : tensors) {
+        if (!alike.empty() && (t->group != alike[0]->group || t->bits != alike[0]->bits)) {
+            add(alike);
+            alike.clear();
+        }
+        alike.push_back(t);
+    }
+    add(alike);
     for (const qr_tensor *t : tensors) release(model, *t);
+}
+
+void Linear::add(const std::vector<const qr_tensor *> &alike)
+{
+    if (alike[0]->group > 0) {
+        parts_.push_back(packed(alike, dtype_, device_));
+        return;
+    }
+    array all = joined(alike, widened, dtype_, device_);
+    all.eval();
+    parts_.push_back({mx::transpose(all, device_), {}, {}});
+    parts_.back().weight.eval();
 }
 
 array Linear::operator()(const array &x) const
 {
     std::vector<array> out;
-    for (const Part &p : parts_) out.push_back(mx::matmul(mx::astype(x, dtype_, device_), p.weight, device_));
+    for (const Matrix &p : parts_) {
+        if (!p.scales) out.push_back(mx::matmul(mx::astype(x, dtype_, device_), p.weight, device_));
+        else
+            out.push_back(mx::astype(mx::quantized_matmul(mx::astype(x, p.scales->dtype(), device_), p.weight, *p.scales, p.biases, true,
+                                                          p.group, p.bits, "affine", device_),
+                                     dtype_, device_));
+    }
     return out.size() == 1 ? out[0] : mx::concatenate(out, -1, device_);
 }
 
-void Linear::append_arrays(std::vector<array> &all) const
-{
-    for (const Part &p : parts_) all.push_back(p.weight);
-}
-
-// Rows of a table [n, cols] as f32.
-static array table_row(const qr_tensor &t, uint32_t row, mx::Device d)
+// A tensor that is one row of another.
+static qr_tensor row_of(const qr_tensor &t, uint32_t row)
 {
     qr_tensor one = t;
-    size_t row_bytes = t.n_bytes / t.dims[0];
     one.dims[0] = 1;
     one.n_elements = t.n_elements / t.dims[0];
-    one.n_bytes = row_bytes;
-    one.data = t.data + row * row_bytes;
-    if (t.type != QR_T_I8) return widened(one, mx::float32, d);
-    qr_tensor scale = *t.scales;
-    size_t scale_bytes = scale.n_bytes / scale.dims[0];
-    scale.data += row * scale_bytes;
-    scale.dims[0] = scale.n_elements = 1;
-    scale.n_bytes = scale_bytes;
-    one.scales = &scale;
+    one.n_bytes = t.n_bytes / t.dims[0];
+    one.data = t.data + row * one.n_bytes;
+    return one;
+}
+
+// Row of a table [n, cols] as f32 [1, cols].
+static array table_row(const qr_tensor &t, uint32_t row, mx::Device d)
+{
+    qr_tensor one = row_of(t, row), scales, biases;
+    if (t.scales != nullptr) one.scales = &(scales = row_of(*t.scales, row));
+    if (t.biases != nullptr) one.biases = &(biases = row_of(*t.biases, row));
     return widened(one, mx::float32, d);
 }
 
@@ -112,8 +163,9 @@ Network::Network(const qr_model &model, const Options &options) : config_(model.
         return a;
     };
     auto linear = [&](std::vector<const qr_tensor *> t) { return Linear(model, t, options.dtype, d); };
-    embed_.push_back(widened(*model.embed, options.dtype, d));
-    mx::eval(embed_);
+    if (model.embed->group > 0) embed_ = packed({model.embed}, options.dtype, d);
+    else embed_ = Matrix{widened(*model.embed, options.dtype, d), {}, {}};
+    embed_->weight.eval();
     head_ = mx::concatenate({table_row(*model.head, options.yes_id, d), table_row(*model.head, options.no_id, d)}, 0, d);
     norm_ = widened(*model.norm, mx::float32, d);
     mx::eval(*head_, *norm_);
@@ -216,7 +268,9 @@ array Network::embed(const std::vector<Row> &rows) const
     for (const Row &r : rows) ids.insert(ids.end(), r.ids, r.ids + r.n_ids);
     array index(ids.data(), Shape{dim(ids.size())}, mx::uint32);
     mx::Device d = options_.device;
-    return mx::astype(mx::take(embed_[0], index, 0, d), mx::float32, d);
+    array found = mx::take(embed_->weight, index, 0, d);
+    if (!embed_->scales) return mx::astype(found, mx::float32, d);
+    return dequantised(found, mx::take(*embed_->scales, index, 0, d), mx::take(*embed_->biases, index, 0, d), embed_->group, embed_->bits, d);
 }
 
 array Network::norm(const array &x, const array &weight) const { return mx::fast::rms_norm(x, weight, config_.rms_eps, options_.device); }

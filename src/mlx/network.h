@@ -29,8 +29,14 @@ struct Failure {
     std::string message;
 };
 
-// A matrix product with weights [out, in], perhaps of several matrices laid end to end. Quantised ones (MLX's affine form, spec in
-// weights.h) stay as they are stored.
+// Weights [rows, cols], dense or in MLX's affine form (safetensors.h), which stays packed.
+struct Matrix {
+    mx::array weight;                        // [rows, cols], or uint32 [rows, cols * bits / 32]
+    std::optional<mx::array> scales, biases; // [rows, cols / group] if packed, of the type that products are computed in
+    int group = 0, bits = 0;
+};
+
+// A matrix product with weights [out, in], perhaps of several matrices laid end to end.
 class Linear
 {
   public:
@@ -38,15 +44,10 @@ class Linear
     Linear(const qr_model &model, std::vector<const qr_tensor *> tensors, mx::Dtype dtype, mx::Device device);
     // x [n, in] of any type -> [n, out]
     mx::array operator()(const mx::array &x) const;
-    void append_arrays(std::vector<mx::array> &all) const;
 
   private:
-    struct Part {
-        mx::array weight; // [in, out] of the dtype, or packed [out, in * bits / 32]
-        std::optional<mx::array> scales, biases;
-        int group = 0, bits = 0;
-    };
-    std::vector<Part> parts_;
+    void add(const std::vector<const qr_tensor *> &alike);
+    std::vector<Matrix> parts_; // dense ones [in, out]
     mx::Dtype dtype_ = mx::float32;
     mx::Device device_ = mx::Device::cpu;
 };
@@ -101,8 +102,7 @@ class Network
 
     qr_config config_;
     Options options_;
-    std::vector<mx::array> embed_; // [weight], or [weight, scales, biases] of a quantised table
-    int embed_group_ = 0, embed_bits_ = 0;
+    std::optional<Matrix> embed_; // [vocab, hidden]
     std::vector<Layer> layers_;
     std::optional<mx::array> norm_; // [hidden] f32
     std::optional<mx::array> head_; // [2, hidden] f32: the rows of yes and no

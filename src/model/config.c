@@ -173,23 +173,45 @@ static qr_status check_compressed_tensors(const reader *r, const json_t *q)
     return QR_OK;
 }
 
+/* Where MLX gives bits, group size and mode: for the model, or for one of its modules. Only the mode matters here: weights.c takes the rest
+ * from the shapes, which say it exactly, and only complains where they make no sense. */
+static qr_status check_mlx_mode(const reader *r, const json_t *object, const char *module)
+{
+    const json_t *mode = lookup(object, "mode");
+    if (mode == NULL || is_text(mode, "affine")) return QR_OK; /* files from before there were other modes have none */
+    return qr_fail(r->err, QR_E_UNSUPPORTED, "%s: quantization: %s%smode: this program runs \"affine\", found %s", r->path,
+                   module ? qr_label_of(module).text : "", module ? ": " : "", qr_json_label(mode).text);
+}
+
+/* Keys with a dot, and lm_head, are modules: an object with other settings, true, or false. */
+static qr_status check_mlx(const reader *r, const json_t *q)
+{
+    if (!json_is_object(q)) return wrong(r, "quantization", "an object or null", q);
+    qr_status status = check_mlx_mode(r, q, NULL);
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *) (uintptr_t) q, key, value)
+    {
+        if (status == QR_OK && json_is_object(value)) status = check_mlx_mode(r, value, key);
+    }
+    return status;
+}
+
 /* Weights with scales. MLX writes `quantization` (and a copy under the other key), the rest `quantization_config`. */
-static qr_status check_quantization(const reader *r, int *int8)
+static qr_status check_quantization(const reader *r, qr_quantization *found)
 {
     const json_t *mlx = lookup(r->root, "quantization"), *other = lookup(r->root, "quantization_config");
-    if (mlx != NULL)
-        return qr_fail(
-            r->err, QR_E_UNSUPPORTED,
-            "%s: quantization: this program runs F32, F16, BF16 and 8-bit \"int-quantized\" weights, found MLX quantisation to %s "
-            "bits",
-            r->path, qr_json_label(json_object_get(mlx, "bits")).text);
+    if (mlx != NULL) {
+        *found = QR_QUANT_MLX;
+        return check_mlx(r, mlx);
+    }
     if (other == NULL) return QR_OK;
     if (!is_text(lookup(other, "quant_method"), "compressed-tensors"))
         return qr_fail(r->err, QR_E_UNSUPPORTED,
-                       "%s: quantization_config: this program runs F32, F16, BF16 and compressed-tensors \"int-quantized\" weights, found "
-                       "quant_method %s",
+                       "%s: quantization_config: this program runs F32, F16, BF16, MLX's affine and compressed-tensors \"int-quantized\" "
+                       "weights, found quant_method %s",
                        r->path, qr_json_label(json_object_get(other, "quant_method")).text);
-    *int8 = 1;
+    *found = QR_QUANT_INT8;
     return check_compressed_tensors(r, other);
 }
 
@@ -254,7 +276,7 @@ qr_status qr_config_parse(qr_config *config, const char *text, size_t len, const
         {"max_position_embeddings", 1, MAX_POSITIONS, 0, &config->max_positions},
     };
     status = check_architecture(&r);
-    if (status == QR_OK) status = check_quantization(&r, &config->int8);
+    if (status == QR_OK) status = check_quantization(&r, &config->quantization);
     for (size_t i = 0; status == QR_OK && i < sizeof sizes / sizeof sizes[0]; i++)
         status = read_size(&r, sizes[i].key, sizes[i].min, sizes[i].max, sizes[i].absent, sizes[i].out);
     if (status == QR_OK) status = check_layer_types(&r, config->n_layers);

@@ -4,15 +4,21 @@
 
 #include "base/error.h"
 
+typedef enum qr_quantization {
+    QR_QUANT_NONE,
+    QR_QUANT_INT8, /* compressed-tensors "int-quantized": 8-bit integers, a scale per row */
+    QR_QUANT_MLX,  /* MLX "affine": 2 to 8 bits, a scale and a bias per group of columns */
+} qr_quantization;
+
 typedef struct qr_config {
     size_t n_layers, hidden, inter, vocab;
     size_t n_heads, n_kv_heads, head_dim; /* n_heads is a multiple of n_kv_heads; head_dim is even and need not be hidden / n_heads */
     size_t max_positions;
     double rope_theta;
     float rms_eps;
-    int tied;             /* the head is the embedding table */
-    int int8;             /* matrices may be stored as 8-bit integers with a scale per row (weights.h) */
-    char torch_dtype[16]; /* as written, "" if absent; informative only, every tensor has its own type */
+    int tied;                     /* the head is the embedding table */
+    qr_quantization quantization; /* how matrices may be stored (weights.h) */
+    char torch_dtype[16];         /* as written, "" if absent; informative only, every tensor has its own type */
 } qr_config;
 
 /* path: a config.json. Accepts what re-savers write (see config.c). */

@@ -38,9 +38,14 @@ typedef struct qr_tensor {
     const unsigned char *data; /* little-endian, n_elements * type size bytes; no alignment is promised */
     size_t n_bytes;
     int shard; /* index of the file that holds it; -1: none does */
-    /* For 8-bit matrices: [rows, 1] of F32, F16 or BF16, element [r, c] means data[r, c] * scales[r]. This module knows no names, so it is
-     * NULL until weights.c has found and checked it. */
-    const struct qr_tensor *scales;
+    /* Of quantised matrices, else NULL and 0: this module knows no names, it is weights.c that finds and checks them. Scales and biases
+     * are F32, F16 or BF16.
+     * I8: scales [rows, 1]; element [r, c] means data[r, c] * scales[r].
+     * U32 with group > 0 (MLX affine): a row is a stream of `bits`-wide integers q, the first in the lowest bits of the first byte; scales
+     * and biases are [rows, cols / group]; element [r, c] means q * scales[r, c / group] + biases[r, c / group]. dims and n_elements then
+     * count these elements, n_bytes what is stored. */
+    const struct qr_tensor *scales, *biases;
+    unsigned bits, group;
 } qr_tensor;
 
 typedef struct qr_checkpoint {

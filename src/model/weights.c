@@ -32,12 +32,13 @@ static const struct {
 };
 
 /* The original names start with "model."; tools that save the bare decoder leave that out. */
-static const qr_tensor *find(const qr_checkpoint *ckpt, const char *name)
+static qr_tensor *find(qr_checkpoint *ckpt, const char *name)
 {
     char full[sizeof "model." + NAME_MAX_BYTES];
     snprintf(full, sizeof full, "model.%s", name);
     const qr_tensor *t = qr_checkpoint_find(ckpt, full);
-    return t != NULL ? t : qr_checkpoint_find(ckpt, name);
+    if (t == NULL) t = qr_checkpoint_find(ckpt, name);
+    return t != NULL ? &ckpt->tensors[t - ckpt->tensors] : NULL;
 }
 
 static const char *shape_text(const qr_tensor *t, char *text, size_t room)
@@ -49,15 +50,13 @@ static const char *shape_text(const qr_tensor *t, char *text, size_t room)
     return text;
 }
 
-/* U32 weights that carry scales are MLX's, which says more to the reader than the type does. */
-static qr_status fail_type(const qr_model *model, const qr_tensor *t, const char *name, qr_error *err)
+static qr_status fail_type(const qr_model *model, const qr_tensor *t, qr_error *err)
 {
-    char scales[NAME_MAX_BYTES];
-    snprintf(scales, sizeof scales, "%.*sscales", (int) (strlen(name) - strlen("weight")), name);
     const char *remark = "";
-    if (t->type == QR_T_U32 && find(&model->ckpt, scales) != NULL) remark = " with scales, which is MLX quantisation";
-    if (t->type == QR_T_I8 && !model->config.int8) remark = ", which needs a quantization_config in config.json";
-    if (t->type == QR_T_I8 && model->config.int8) remark = " in a vector";
+    if (t->type == QR_T_U32) remark = ", which needs scales beside it and a quantization in config.json";
+    if (t->type == QR_T_U32 && model->config.quantization == QR_QUANT_MLX) remark = " in a vector";
+    if (t->type == QR_T_I8) remark = ", which needs a quantization_config in config.json";
+    if (t->type == QR_T_I8 && model->config.quantization == QR_QUANT_INT8) remark = " in a vector";
     return qr_fail(err, QR_E_UNSUPPORTED, "%s: tensor \"%s\": this program runs F32, F16 and BF16 weights, found %s%s",
                    model->ckpt.shards[t->shard].path, t->name, qr_tensor_type_name(t->type), remark);
 }
@@ -65,47 +64,87 @@ static qr_status fail_type(const qr_model *model, const qr_tensor *t, const char
 static int is_float(qr_tensor_type type) { return type == QR_T_F32 || type == QR_T_F16 || type == QR_T_BF16; }
 
 /* Every scale a number that a weight can be multiplied by: a NaN would only show as a score that is no number, an infinity too, and where
- * they come from would be hard to see there. A negative one cannot come out of a quantiser. */
-static qr_status check_scales(const qr_tensor *s, const char *path, qr_error *err)
+ * they come from would be hard to see there. A negative one cannot come out of a quantiser of symmetric weights; MLX's makes some. */
+static qr_status check_scales(const qr_tensor *s, int signs, const char *path, qr_error *err)
 {
+    size_t per_row = s->n_elements / s->dims[0];
     for (size_t i = 0; i < s->n_elements; i++) {
         uint32_t bits = 0; /* of the sign and the exponent, which is all ones for infinities and NaN; f16 has 5 bits of it, the rest 8 */
         size_t size = qr_tensor_type_size(s->type);
         memcpy((unsigned char *) &bits + 4 - size, s->data + i * size, size);
         uint32_t exponent = s->type == QR_T_F16 ? 0x7C000000 : 0x7F800000;
-        int finite = (bits & exponent) != exponent, negative = bits > 0x80000000; /* -0 is not */
+        int finite = (bits & exponent) != exponent, negative = !signs && bits > 0x80000000; /* -0 is not */
         if (!finite || negative)
-            return qr_fail(err, QR_E_FORMAT, "%s: tensor \"%s\": expected finite scales of at least 0, found %s at row %zu", path, s->name,
-                           finite ? "a negative one" : "one that is not finite", i);
+            return qr_fail(err, QR_E_FORMAT, "%s: tensor \"%s\": expected finite numbers%s, found %s at row %zu", path, s->name,
+                           signs ? "" : " of at least 0", finite ? "a negative one" : "one that is not finite", i / per_row);
     }
     return QR_OK;
 }
 
-/* The scales beside the 8-bit matrix t. */
-static qr_status take_scales(qr_model *model, const qr_tensor *t, qr_error *err)
+/* *out = the tensor `name` of floating-point numbers [rows, cols] beside the quantised matrix t; cols 0: as many as there are. */
+static qr_status take_beside(qr_model *model, const qr_tensor *t, const char *name, size_t cols, int signs, const qr_tensor **out,
+                             qr_error *err)
 {
-    char name[sizeof "model." + NAME_MAX_BYTES + 16], found[192];
+    char expected[64], found[192];
+    const qr_tensor *s = qr_checkpoint_find(&model->ckpt, name);
+    if (s == NULL)
+        return qr_fail(err, QR_E_FORMAT, "%s: tensor \"%s\": expected \"%s\" beside %s weights, found none of that name",
+                       model->ckpt.shards[t->shard].path, t->name, name, qr_tensor_type_name(t->type));
+    const char *path = model->ckpt.shards[s->shard].path;
+    if (!is_float(s->type))
+        return qr_fail(err, QR_E_FORMAT, "%s: tensor \"%s\": expected F32, F16 or BF16, found %s", path, s->name,
+                       qr_tensor_type_name(s->type));
+    snprintf(expected, sizeof expected, cols ? "[%zu, %zu]" : "[%zu, ...]", t->dims[0], cols);
+    if (s->n_dims != 2 || s->dims[0] != t->dims[0] || (cols ? s->dims[1] != cols : s->dims[1] == 0))
+        return qr_fail(err, QR_E_FORMAT, "%s: tensor \"%s\": expected shape %s, found %s", path, s->name, expected,
+                       shape_text(s, found, sizeof found));
+    model->weight_bytes += s->n_bytes;
+    *out = s;
+    return check_scales(s, signs, path, err);
+}
+
+/* The scales beside the 8-bit matrix t. */
+static qr_status take_scales(qr_model *model, qr_tensor *t, qr_error *err)
+{
+    char name[sizeof "model." + NAME_MAX_BYTES + 16];
     const char *path = model->ckpt.shards[t->shard].path;
     snprintf(name, sizeof name, "%s_zero_point", t->name);
     if (qr_checkpoint_find(&model->ckpt, name) != NULL)
         return qr_fail(err, QR_E_UNSUPPORTED, "%s: tensor \"%s\": this program runs symmetric 8-bit weights, found zero points", path,
                        name);
     snprintf(name, sizeof name, "%s_scale", t->name);
-    const qr_tensor *s = qr_checkpoint_find(&model->ckpt, name);
-    if (s == NULL)
-        return qr_fail(err, QR_E_FORMAT, "%s: tensor \"%s\": expected scales in \"%s\" beside 8-bit weights, found none of that name", path,
-                       t->name, name);
-    path = model->ckpt.shards[s->shard].path;
-    if (!is_float(s->type))
-        return qr_fail(err, QR_E_FORMAT, "%s: tensor \"%s\": expected F32, F16 or BF16 scales, found %s", path, s->name,
-                       qr_tensor_type_name(s->type));
-    if (s->n_dims != 2 || s->dims[0] != t->dims[0] || s->dims[1] != 1)
-        return qr_fail(err, QR_E_FORMAT, "%s: tensor \"%s\": expected shape [%zu, 1], a scale per row, found %s", path, s->name, t->dims[0],
-                       shape_text(s, found, sizeof found));
-    qr_status status = check_scales(s, path, err);
+    return take_beside(model, t, name, 1, 0, &t->scales, err);
+}
+
+/* The name of what lies beside MLX's NAME.weight. */
+static const char *mlx_name(char *name, size_t room, const qr_tensor *t, const char *kind)
+{
+    snprintf(name, room, "%.*s%s", (int) (strlen(t->name) - strlen("weight")), t->name, kind);
+    return name;
+}
+
+/* MLX's packed matrix t, whose scales and biases and `cols` say how wide its integers and groups are. */
+static qr_status take_mlx(qr_model *model, qr_tensor *t, size_t cols, qr_error *err)
+{
+    char name[sizeof "model." + NAME_MAX_BYTES + 16], found[192];
+    const char *path = model->ckpt.shards[t->shard].path;
+    qr_status status = take_beside(model, t, mlx_name(name, sizeof name, t, "scales"), 0, 1, &t->scales, err);
     if (status != QR_OK) return status;
-    model->ckpt.tensors[t - model->ckpt.tensors].scales = s;
-    model->weight_bytes += s->n_bytes;
+    status = take_beside(model, t, mlx_name(name, sizeof name, t, "biases"), t->scales->dims[1], 1, &t->biases, err);
+    if (status != QR_OK) return status;
+    size_t bits = t->dims[1] * 32 / cols, group = cols / t->scales->dims[1];
+    int right = t->dims[1] * 32 == bits * cols && group * t->scales->dims[1] == cols;
+    right = right && bits >= 2 && bits <= 8 && bits != 7 && (group == 32 || group == 64 || group == 128);
+    if (!right)
+        return qr_fail(
+            err, QR_E_FORMAT,
+            "%s: tensor \"%s\": expected %zu columns of 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128, found %s of U32 with "
+            "%zu scales a row",
+            path, t->name, cols, shape_text(t, found, sizeof found), t->scales->dims[1]);
+    t->bits = (unsigned) bits;
+    t->group = (unsigned) group;
+    t->dims[1] = cols;
+    t->n_elements = t->dims[0] * cols;
     return QR_OK;
 }
 
@@ -114,28 +153,33 @@ static qr_status refuse_scales(const qr_model *model, const qr_tensor *t, qr_err
 {
     char name[sizeof "model." + NAME_MAX_BYTES + 16];
     snprintf(name, sizeof name, "%s_scale", t->name);
-    if (qr_checkpoint_find(&model->ckpt, name) == NULL) return QR_OK;
-    return qr_fail(err, QR_E_UNSUPPORTED, "%s: tensor \"%s\": expected I8 beside \"%s\", found %s", model->ckpt.shards[t->shard].path,
-                   t->name, name, qr_tensor_type_name(t->type));
+    const char *expected = "I8";
+    if (qr_checkpoint_find(&model->ckpt, name) == NULL) {
+        expected = "U32";
+        if (qr_checkpoint_find(&model->ckpt, mlx_name(name, sizeof name, t, "scales")) == NULL) return QR_OK;
+    }
+    return qr_fail(err, QR_E_UNSUPPORTED, "%s: tensor \"%s\": expected %s beside \"%s\", found %s", model->ckpt.shards[t->shard].path,
+                   t->name, expected, name, qr_tensor_type_name(t->type));
 }
 
 /* *out = the tensor `name` of shape [rows, cols], or [rows] where cols is 0. */
 static qr_status take(qr_model *model, const char *name, size_t rows, size_t cols, const qr_tensor **out, qr_error *err)
 {
-    const qr_tensor *t = find(&model->ckpt, name);
+    qr_tensor *t = find(&model->ckpt, name);
     if (t == NULL)
         return qr_fail(err, QR_E_FORMAT,
                        "%s: tensor \"model.%s\" (with or without \"model.\"): expected by config.json, found none of that name among %zu",
                        model->dir, name, model->ckpt.n_tensors);
-    int int8 = t->type == QR_T_I8 && cols > 0 && model->config.int8;
-    if (!is_float(t->type) && !int8) return fail_type(model, t, name, err);
-    if (t->n_dims != (cols ? 2 : 1) || t->dims[0] != rows || (cols && t->dims[1] != cols)) {
+    int int8 = t->type == QR_T_I8 && cols > 0 && model->config.quantization == QR_QUANT_INT8;
+    int mlx = t->type == QR_T_U32 && cols > 0 && model->config.quantization == QR_QUANT_MLX;
+    if (!is_float(t->type) && !int8 && !mlx) return fail_type(model, t, err);
+    if (t->n_dims != (cols ? 2 : 1) || t->dims[0] != rows || (mlx ? t->dims[1] > cols : cols && t->dims[1] != cols)) {
         char expected[64], found[192];
-        snprintf(expected, sizeof expected, cols ? "[%zu, %zu]" : "[%zu]", rows, cols);
+        snprintf(expected, sizeof expected, mlx ? "[%zu, at most %zu]" : cols ? "[%zu, %zu]" : "[%zu]", rows, cols);
         return qr_fail(err, QR_E_FORMAT, "%s: tensor \"%s\": expected shape %s from config.json, found %s",
                        model->ckpt.shards[t->shard].path, t->name, expected, shape_text(t, found, sizeof found));
     }
-    qr_status status = int8 ? take_scales(model, t, err) : refuse_scales(model, t, err);
+    qr_status status = int8 ? take_scales(model, t, err) : mlx ? take_mlx(model, t, cols, err) : refuse_scales(model, t, err);
     if (status != QR_OK) return status;
     *out = t;
     model->n_parameters += t->n_elements;

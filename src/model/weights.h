@@ -5,8 +5,8 @@
 #include "model/config.h"
 #include "model/safetensors.h"
 
-/* Shapes are [out, in] as stored; q = n_heads * head_dim, kv = n_kv_heads * head_dim. Types are F32, F16 or BF16, possibly mixed; where
- * config.int8 is set, matrices may also be I8, and then have `scales`. */
+/* Shapes are [out, in] as stored; q = n_heads * head_dim, kv = n_kv_heads * head_dim. Types are F32, F16 or BF16, possibly mixed; matrices
+ * may also be quantised as config.quantization says, and then have `scales` (safetensors.h). */
 typedef struct qr_layer_weights {
     const qr_tensor *input_norm;               /* [hidden] */
     const qr_tensor *q_proj, *k_proj, *v_proj; /* [q, hidden], [kv, hidden], [kv, hidden] */
@@ -25,13 +25,15 @@ typedef struct qr_model {
     const qr_tensor *norm;    /* [hidden] */
     const qr_tensor *head;    /* [vocab, hidden]; the embedding when tied */
     qr_layer_weights *layers; /* [n_layers] */
-    size_t n_parameters;      /* elements of all tensors that take part; scales are not counted */
-    size_t weight_bytes;      /* their bytes as stored, scales included */
+    size_t n_parameters;      /* elements of all tensors that take part; scales and biases are not counted */
+    size_t weight_bytes;      /* their bytes as stored, scales and biases included */
 } qr_model;
 
 /* dir: a folder with config.json and model.safetensors (or shards), or QR_BUILTIN (builtin.h). Names with and without the "model." prefix
- * are accepted. 8-bit matrices are those of the compressed-tensors format "int-quantized", one scale per row: NAME is I8 [rows, cols],
- * NAME_scale F32, F16 or BF16 [rows, 1]. */
+ * are accepted. Quantised matrices are those of
+ * - the compressed-tensors format "int-quantized": NAME.weight is I8 [rows, cols], NAME.weight_scale [rows, 1];
+ * - MLX's affine form (mlx_lm.convert -q): NAME.weight is U32 [rows, cols * bits / 32], NAME.scales and NAME.biases [rows, cols / group],
+ *   2, 3, 4, 5, 6 or 8 bits, groups of 32, 64 or 128, which may differ from matrix to matrix. */
 qr_status qr_model_open(qr_model *model, const char *dir, qr_error *err);
 /* Only the config: everything else stays zero, and the folder needs no weights. */
 qr_status qr_model_open_config(qr_model *model, const char *dir, qr_error *err);

@@ -50,6 +50,28 @@ static qr_dtype stored_dtype(const qr_tensor *t)
     return t->type == QR_T_F32 ? QR_DTYPE_F32 : t->type == QR_T_BF16 ? QR_DTYPE_BF16 : t->type == QR_T_F16 ? QR_DTYPE_F16 : QR_DTYPE_INT8;
 }
 
+/* Unaligned or quantised: by way of f32, some rows at a time. */
+static void upload_widened(pt_network *net, const qr_tensor *t, qr_th to)
+{
+    enum { PIECE = 1 << 22 };
+    qr_torch_scope *s = &net->scope;
+    size_t rows = t->dims[0], cols = t->n_elements / rows, step = PIECE / cols > 0 ? PIECE / cols : 1;
+    float *values = qr_calloc((step < rows ? step : rows) * cols, sizeof *values);
+    if (values == NULL) {
+        qr_fail(&s->error, QR_E_MEMORY, "no memory to widen tensor \"%s\"", t->name);
+        return;
+    }
+    for (size_t i = 0; i < rows && s->error.code == QR_OK; i += step) {
+        size_t n = rows - i < step ? rows - i : step, mark = s->n;
+        int64_t dims[2] = {(int64_t) n, (int64_t) cols};
+        qr_tensor_f32(values, t, i * cols, n * cols);
+        qr_th from = qr_torch_view_of(s, values, qr_torch_dtype(net->t, QR_DTYPE_F32), t->n_dims, dims);
+        qr_torch_copy(s, qr_torch_narrow(s, to, 0, (int64_t) i, (int64_t) n), from);
+        qr_torch_scope_cut(s, mark);
+    }
+    qr_free(values);
+}
+
 /* In the type asked for, on the device. Where the file holds that type and the device is the CPU, the file's own memory is used. */
 static qr_th load_tensor(pt_network *net, const qr_model *model, const qr_tensor *t, qr_dtype dtype)
 {
@@ -66,18 +88,9 @@ static qr_th load_tensor(pt_network *net, const qr_model *model, const qr_tensor
         qr_th to = qr_torch_empty(s, wanted, t->n_dims, dims);
         qr_torch_copy(s, to, x);
         x = to;
-    } else { /* unaligned, or 8-bit rows with scales: by way of f32 */
-        float *values = qr_calloc(t->n_elements, sizeof *values);
-        if (values == NULL) {
-            qr_fail(&s->error, QR_E_MEMORY, "no memory to widen tensor \"%s\"", t->name);
-            return NULL;
-        }
-        qr_tensor_f32(values, t, 0, t->n_elements);
-        qr_th from = qr_torch_view_of(s, values, qr_torch_dtype(net->t, QR_DTYPE_F32), t->n_dims, dims);
+    } else {
         x = qr_torch_empty(s, wanted, t->n_dims, dims);
-        qr_torch_copy(s, x, from);
-        qr_torch_scope_cut_but(s, mark, x);
-        qr_free(values);
+        upload_widened(net, t, x);
     }
     qr_torch_scope_cut_but(s, mark, x);
     qr_checkpoint_release(&model->ckpt, t);

@@ -101,7 +101,7 @@ def test_8_bit_files(make):
     assert narrow[0] == margins(make("int8-shards", "--quant", "int8", "--shards", "3"))
     wide = margins(make("from-f32", "--dtype", "f32"))
     assert narrow[0] != wide and max(abs(a - b) for a, b in zip(narrow[0], wide)) < INT8_MARGIN_ERROR
-    assert json.loads(ok("inspect", small, "--json"))["config"]["int8"]
+    assert json.loads(ok("inspect", small, "--json"))["config"]["quantization"] == "int8"
     widen_int8(small)
     assert [margins(small, dtype) for dtype in ("f32", "bf16")] == narrow
 

@@ -127,8 +127,25 @@ static void refuses_what_it_does_not_run(void **state)
     expect("rope_parameters", "{\"rope_type\": \"dynamic\"}", QR_E_UNSUPPORTED, "found \"dynamic\"");
     expect("layer_types", "[\"full_attention\", \"sliding_attention\", \"full_attention\"]", QR_E_UNSUPPORTED,
            "found \"sliding_attention\"");
-    expect("quantization", "{\"bits\": 4, \"group_size\": 64}", QR_E_UNSUPPORTED, "MLX quantisation to 4 bits");
     expect("quantization_config", "{\"quant_method\": \"gptq\"}", QR_E_UNSUPPORTED, "quant_method \"gptq\"");
+}
+
+static void reads_affine_mlx_weights_only(void **state)
+{
+    (void) state;
+    char text[4096];
+    qr_config c;
+    qr_error err;
+    make(text, sizeof text, "quantization", "{\"group_size\": 64, \"bits\": 4}");
+    assert_int_equal(read_text(text, &c, &err), QR_OK);
+    assert_int_equal(c.quantization, QR_QUANT_MLX);
+    expect("quantization", "{\"group_size\": 64, \"bits\": 4, \"mode\": \"affine\", \"lm_head\": false, \"model.embed_tokens\": true}",
+           QR_OK, "");
+    expect("quantization", "{\"model.layers.0.mlp.up_proj\": {\"bits\": 6, \"group_size\": 32, \"mode\": \"affine\"}}", QR_OK, "");
+    expect("quantization", "{\"bits\": 4, \"mode\": \"mxfp4\"}", QR_E_UNSUPPORTED, "mode: this program runs \"affine\", found \"mxfp4\"");
+    expect("quantization", "{\"model.layers.0.mlp.up_proj\": {\"mode\": \"nvfp4\"}}", QR_E_UNSUPPORTED,
+           "model.layers.0.mlp.up_proj: mode: this program runs \"affine\", found \"nvfp4\"");
+    expect("quantization", "4", QR_E_FORMAT, "quantization: expected an object or null, found 4");
 }
 
 /* The quantization_config of 8-bit weights with `key`: `value` added in `where`: 0 at the top, 1 in the group, 2 in its weights. A later
@@ -164,13 +181,13 @@ static void reads_8_bit_weights_only(void **state)
     qr_error err;
     make(text, sizeof text, NULL, NULL);
     assert_int_equal(read_text(text, &c, &err), QR_OK);
-    assert_int_equal(c.int8, 0);
+    assert_int_equal(c.quantization, QR_QUANT_NONE);
     make(text, sizeof text, "quantization_config",
          "{\"quant_method\": \"compressed-tensors\", \"format\": \"int-quantized\", \"config_groups\": {\"g\": {\"weights\": "
          "{\"num_bits\": 8, "
          "\"strategy\": \"channel\"}}}}");
     assert_int_equal(read_text(text, &c, &err), QR_OK);
-    assert_int_equal(c.int8, 1);
+    assert_int_equal(c.quantization, QR_QUANT_INT8);
 
     expect_int8(0, "more", "[]", QR_OK, "");
     expect_int8(0, "sparsity_config", "{}", QR_OK, "");
@@ -288,8 +305,9 @@ int main(void)
 {
 #define T2(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
     const struct CMUnitTest tests[] = {
-        T2(reads_what_tools_write), T2(refuses_what_it_does_not_run),          T2(reads_8_bit_weights_only),
-        T2(refuses_absurd_values),  T2(survives_truncation_and_changed_bytes), T2(refuses_what_is_no_config),
+        T2(reads_what_tools_write),        T2(refuses_what_it_does_not_run), T2(reads_8_bit_weights_only),
+        T2(reads_affine_mlx_weights_only), T2(refuses_absurd_values),        T2(survives_truncation_and_changed_bytes),
+        T2(refuses_what_is_no_config),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,6 +2,7 @@
 #include "base/mem.h"
 #include "cpu/features.h"
 #include "cpu/gemm.h"
+#include "cpu/tensor_f32.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -153,8 +154,60 @@ static void test_out_of_memory(void **state)
     fail_msg("allocations never end");
 }
 
+/* MLX's packing written down bit by bit, read in ranges that begin and end anywhere. */
+static void test_mlx(void **state)
+{
+    (void) state;
+    enum { ROWS = 3, COLS = 256, N = ROWS * COLS };
+    static const unsigned widths[] = {2, 3, 4, 5, 6, 8}, groups[] = {32, 64, 128};
+    for (size_t w = 0; w < 6; w++)
+        for (size_t g = 0; g < 3; g++) {
+            size_t bits = widths[w], group = groups[g], per_row = COLS / group, n_groups = ROWS * per_row, n_bytes = N * bits / 8;
+            unsigned char *memory = calloc(n_bytes + 1, 1), *data = memory + 1;
+            uint16_t *scale_data = malloc(n_groups * 2), *bias_data = malloc(n_groups * 2);
+            float expected[N], found[N];
+            for (size_t i = 0; i < n_groups; i++) {
+                scale_data[i] = to_bf16(rnd());
+                bias_data[i] = to_bf16(rnd());
+            }
+            for (size_t i = 0; i < N; i++) {
+                unsigned q = (unsigned) (rnd() * 128 + 128) & ((1U << bits) - 1);
+                for (size_t b = 0; b < bits; b++) data[(i * bits + b) / 8] |= (unsigned char) ((q >> b & 1) << (i * bits + b) % 8);
+                uint32_t s = (uint32_t) scale_data[i / group] << 16, z = (uint32_t) bias_data[i / group] << 16;
+                float scale, bias;
+                memcpy(&scale, &s, 4);
+                memcpy(&bias, &z, 4);
+                expected[i] = (float) q * scale + bias; /* exact: multiples of 1/128 */
+            }
+            qr_tensor scales = {.type = QR_T_BF16, .n_dims = 2, .dims = {ROWS, per_row}, .data = (unsigned char *) scale_data};
+            qr_tensor biases = {.type = QR_T_BF16, .n_dims = 2, .dims = {ROWS, per_row}, .data = (unsigned char *) bias_data};
+            qr_tensor t = {.type = QR_T_U32,
+                           .n_dims = 2,
+                           .dims = {ROWS, COLS},
+                           .n_elements = N,
+                           .data = data,
+                           .n_bytes = n_bytes,
+                           .scales = &scales,
+                           .biases = &biases,
+                           .bits = (unsigned) bits,
+                           .group = (unsigned) group};
+            for (size_t first = 0; first < N; first += 53) {
+                size_t n = (N - first) % 211 + 1;
+                if (n > N - first) n = N - first;
+                qr_tensor_f32(found, &t, first, n);
+                assert_memory_equal(found, expected + first, n * sizeof *found);
+            }
+            qr_tensor_f32(found, &t, 0, N);
+            assert_memory_equal(found, expected, sizeof found);
+            free(memory);
+            free(scale_data);
+            free(bias_data);
+        }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_f32), cmocka_unit_test(test_bf16), cmocka_unit_test(test_out_of_memory)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_f32), cmocka_unit_test(test_mlx), cmocka_unit_test(test_bf16),
+                                       cmocka_unit_test(test_out_of_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -178,7 +178,9 @@ static void refuses_other_tensors(void **state)
     c.type = "U32";
     expect(&c, QR_E_UNSUPPORTED, "found U32");
     c.scales = 1;
-    expect(&c, QR_E_UNSUPPORTED, "MLX quantisation");
+    expect(&c, QR_E_UNSUPPORTED, "which needs scales beside it and a quantization in config.json");
+    c.type = "BF16";
+    expect(&c, QR_E_UNSUPPORTED, "expected U32 beside \"model.layers.0.self_attn.q_proj.scales\", found BF16");
 }
 
 static const char *const scale_types[] = {"F32", "F16", "BF16"};
@@ -197,7 +199,7 @@ static void opens_8_bit_models(void **state)
             write_model(&c);
             if (qr_model_open(&m, dir.path, &err) != QR_OK) fail_msg("%s", err.msg);
             size_t vectors = 3 * 8 + 2 * 4, rows = 10 + 8 + 4 + 4 + 8 + 6 + 6 + 8, head = tied ? 0 : 10;
-            assert_int_equal(m.config.int8, 1);
+            assert_int_equal(m.config.quantization, QR_QUANT_INT8);
             assert_int_equal(m.n_parameters, PARAMETERS + 8 * head);
             assert_int_equal(m.weight_bytes, m.n_parameters + vectors + 4 * (rows + head));
             assert_non_null(m.embed->scales);
@@ -243,22 +245,22 @@ static void refuses_wrong_scales(void **state)
         char part[128];
         c.odd_scale = i;
         c.no_scale = 1;
-        snprintf(part, sizeof part, "expected scales in \"%s_scale\"", tensors[i].name);
+        snprintf(part, sizeof part, "expected \"%s_scale\" beside I8 weights, found none", tensors[i].name);
         expect(&c, QR_E_FORMAT, part);
         c.no_scale = 0;
         c.zero_point = 1;
         expect(&c, QR_E_UNSUPPORTED, "found zero points");
         c.zero_point = 0;
         c.scale_type = "I32";
-        expect(&c, QR_E_FORMAT, "expected F32, F16 or BF16 scales, found I32");
+        expect(&c, QR_E_FORMAT, "expected F32, F16 or BF16, found I32");
         expect(&c, QR_E_FORMAT, tensors[i].name);
         c.scale_type = NULL;
         c.scale_rows = -1;
-        snprintf(part, sizeof part, "expected shape [%d, 1], a scale per row, found [%d, 1]", tensors[i].rows, tensors[i].rows - 1);
+        snprintf(part, sizeof part, "expected shape [%d, 1], found [%d, 1]", tensors[i].rows, tensors[i].rows - 1);
         expect(&c, QR_E_FORMAT, part);
         c.scale_rows = 0;
         c.scale_cols = 1; /* a scale per group of columns: another strategy */
-        snprintf(part, sizeof part, "expected shape [%d, 1], a scale per row, found [%d, 2]", tensors[i].rows, tensors[i].rows);
+        snprintf(part, sizeof part, "expected shape [%d, 1], found [%d, 2]", tensors[i].rows, tensors[i].rows);
         expect(&c, QR_E_FORMAT, part);
         c = none;
         c.int8 = 1;
@@ -288,9 +290,162 @@ static void refuses_wrong_scales(void **state)
         c.odd_scale = 2;
         c.scale_type = bad[k].type;
         c.scale_value = bad[k].value;
-        expect(&c, QR_E_FORMAT, "expected finite scales of at least 0");
+        expect(&c, QR_E_FORMAT, "expected finite numbers of at least 0");
         expect(&c, QR_E_FORMAT, bad[k].part);
     }
+}
+
+/* The same tensors in MLX's form, with sizes that groups of 32 divide: hidden 64, inter 96, 2 heads of 32, 1 key head. */
+typedef struct mlx_change {
+    int bits, group;
+    int plain; /* index of a matrix that stays BF16 */
+    int odd;   /* index of the matrix that the rest changes */
+    int no_scales, no_biases;
+    int scale_cols, bias_cols, word_cols; /* added */
+    const char *scale_type;
+    const void *bias_value; /* 2 bytes of the last bias */
+    const char *quantization;
+} mlx_change;
+static const mlx_change mlx_none = {.bits = 4, .group = 32, .plain = -1, .odd = -1};
+
+static int widened(int n) { return n == 8 ? 64 : n == 6 ? 96 : n == 4 ? 32 : n; }
+
+static char mlx_file[1 << 16];
+static unsigned char mlx_data[1 << 18];
+static size_t mlx_used, mlx_offset;
+
+static void add_tensor(const char *name, int name_bytes, const char *suffix, const char *type, int rows, int cols, const void *last)
+{
+    char shape[32];
+    size_t size = bytes_of(type), bytes = (size_t) rows * (size_t) (cols ? cols : 1) * size;
+    snprintf(shape, sizeof shape, cols ? "%d,%d" : "%d", rows, cols);
+    mlx_used += (size_t) sprintf(mlx_file + mlx_used, "%s\"%.*s%s\":{\"dtype\":\"%s\",\"shape\":[%s],\"data_offsets\":[%zu,%zu]}",
+                                 mlx_offset ? "," : "", name_bytes, name, suffix, type, shape, mlx_offset, mlx_offset + bytes);
+    assert_true(mlx_offset + bytes <= sizeof mlx_data / 2);
+    memset(mlx_data + mlx_offset, 0x3c, bytes);
+    if (last != NULL) memcpy(mlx_data + mlx_offset + bytes - size, last, size);
+    mlx_offset += bytes;
+}
+
+static void write_mlx(const mlx_change *c)
+{
+    char text[2048];
+    snprintf(text, sizeof text,
+             "{\"model_type\":\"qwen3\",\"num_hidden_layers\":1,\"hidden_size\":64,\"intermediate_size\":96,\"num_attention_heads\":2,"
+             "\"num_key_value_heads\":1,\"head_dim\":32,\"vocab_size\":10,\"max_position_embeddings\":64,\"rms_norm_eps\":1e-6,"
+             "\"rope_theta\":1000000,\"tie_word_embeddings\":false,\"quantization\":%s}",
+             c->quantization ? c->quantization : "{\"bits\":4,\"group_size\":32}");
+    temp_text(&dir, "config.json", text);
+    memset(mlx_file, 0, sizeof mlx_file);
+    mlx_file[8] = '{';
+    mlx_used = 9;
+    mlx_offset = 0;
+    for (int i = 0; i < N_TENSORS; i++) {
+        const char *name = tensors[i].name;
+        const mlx_change *s = i == c->odd ? c : &mlx_none;
+        int rows = widened(tensors[i].rows), cols = widened(tensors[i].cols);
+        int whole = (int) strlen(name), stem = whole - (int) strlen("weight");
+        if (cols == 0 || i == c->plain) {
+            add_tensor(name, whole, "", "BF16", rows, cols, NULL);
+            continue;
+        }
+        const char *type = s->scale_type ? s->scale_type : "BF16";
+        add_tensor(name, whole, "", "U32", rows, cols * c->bits / 32 + s->word_cols, NULL);
+        if (!s->no_scales) add_tensor(name, stem, "scales", type, rows, cols / c->group + s->scale_cols, NULL);
+        if (!s->no_biases) add_tensor(name, stem, "biases", "BF16", rows, cols / c->group + s->bias_cols, s->bias_value);
+    }
+    mlx_file[mlx_used++] = '}';
+    uint64_t n = mlx_used - 8;
+    memcpy(mlx_file, &n, 8);
+    memmove(mlx_data + mlx_used, mlx_data, mlx_offset);
+    memcpy(mlx_data, mlx_file, mlx_used);
+    temp_write(&dir, "model.safetensors", mlx_data, mlx_used + mlx_offset);
+}
+
+static void expect_mlx(const mlx_change *c, qr_status status, const char *part)
+{
+    qr_model m;
+    qr_error err = {0};
+    write_mlx(c);
+    qr_status got = qr_model_open(&m, dir.path, &err);
+    if (got != status || strstr(err.msg, part) == NULL) fail_msg("expected %d \"%s\", found %d \"%s\"", status, part, got, err.msg);
+    qr_model_close(&m);
+}
+
+static void opens_mlx_models(void **state)
+{
+    (void) state;
+    static const int widths[] = {2, 3, 4, 5, 6, 8};
+    for (size_t k = 0; k < sizeof widths / sizeof widths[0]; k++) {
+        qr_model m;
+        qr_error err = {0};
+        mlx_change c = mlx_none;
+        c.bits = widths[k];
+        c.plain = 0; /* mixed files are usual: the shapes of a matrix decide, whatever config.json says */
+        write_mlx(&c);
+        if (qr_model_open(&m, dir.path, &err) != QR_OK) fail_msg("%s", err.msg);
+        const qr_tensor *t = m.layers[0].down_proj;
+        assert_int_equal(t->bits, widths[k]);
+        assert_int_equal(t->group, 32);
+        assert_int_equal(t->dims[1], 96);
+        assert_int_equal(t->n_elements, 64 * 96);
+        assert_int_equal(t->n_bytes, 64 * 96 * widths[k] / 8);
+        assert_int_equal(t->scales->dims[1], 3);
+        assert_ptr_not_equal(t->scales, t->biases);
+        assert_int_equal(m.embed->group, 0);
+        size_t vectors = 3 * 64 + 2 * 32, matrices = 3 * 96 * 64 + 2 * 64 * 64 + 2 * 32 * 64 + 10 * 64;
+        assert_int_equal(m.n_parameters, 10 * 64 + vectors + matrices);
+        assert_int_equal(m.weight_bytes, 2 * (10 * 64 + vectors) + matrices * (size_t) widths[k] / 8 + 4 * matrices / 32);
+        qr_model_close(&m);
+    }
+}
+
+static void refuses_wrong_mlx_weights(void **state)
+{
+    (void) state;
+    for (int i = 0; i < N_TENSORS; i++) {
+        if (tensors[i].cols == 0) continue;
+        char part[160];
+        int stem = (int) strlen(tensors[i].name) - (int) strlen("weight");
+        mlx_change c = mlx_none;
+        c.odd = i;
+        c.no_scales = 1;
+        snprintf(part, sizeof part, "expected \"%.*sscales\" beside U32 weights, found none", stem, tensors[i].name);
+        expect_mlx(&c, QR_E_FORMAT, part);
+        c.no_scales = 0;
+        c.no_biases = 1;
+        snprintf(part, sizeof part, "expected \"%.*sbiases\" beside U32 weights, found none", stem, tensors[i].name);
+        expect_mlx(&c, QR_E_FORMAT, part);
+        c.no_biases = 0;
+        c.bias_cols = 1;
+        snprintf(part, sizeof part, "biases\": expected shape [%d, %d], found", widened(tensors[i].rows), widened(tensors[i].cols) / 32);
+        expect_mlx(&c, QR_E_FORMAT, part);
+        c.bias_cols = 0;
+        c.word_cols = 1;
+        expect_mlx(&c, QR_E_FORMAT, "of 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128, found [");
+        c.word_cols = 0;
+        c.scale_cols = c.bias_cols = 5;
+        expect_mlx(&c, QR_E_FORMAT, "scales a row");
+        c.scale_cols = c.bias_cols = 0;
+        c.scale_type = "I32"; /* block formats have U8 there */
+        expect_mlx(&c, QR_E_FORMAT, "expected F32, F16 or BF16, found I32");
+        c.scale_type = NULL;
+        c.bias_value = "\x80\x7f";
+        snprintf(part, sizeof part, "expected finite numbers, found one that is not finite at row %d", widened(tensors[i].rows) - 1);
+        expect_mlx(&c, QR_E_FORMAT, part);
+        c.bias_value = "\0\xbf"; /* negative ones are usual */
+        expect_mlx(&c, QR_OK, "");
+        c.plain = i;
+        expect_mlx(&c, QR_OK, "");
+    }
+    mlx_change c = mlx_none;
+    c.quantization = "null";
+    expect_mlx(&c, QR_E_UNSUPPORTED, "found U32, which needs scales beside it and a quantization in config.json");
+    c = mlx_none;
+    c.bits = 7;
+    expect_mlx(&c, QR_E_FORMAT, "expected 64 columns of 2, 3, 4, 5, 6 or 8 bits");
+    c.bits = 16;
+    expect_mlx(&c, QR_E_FORMAT, "expected 64 columns of 2, 3, 4, 5, 6 or 8 bits");
 }
 
 static void says_what_a_folder_lacks(void **state)
@@ -430,6 +585,8 @@ int main(void)
         T2(refuses_other_tensors),
         T2(opens_8_bit_models),
         T2(refuses_wrong_scales),
+        T2(opens_mlx_models),
+        T2(refuses_wrong_mlx_weights),
         T2(says_what_a_folder_lacks),
         T2(survives_running_out_of_memory),
         T2(finds_models_in_the_cache),
