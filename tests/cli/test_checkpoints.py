@@ -112,4 +112,4 @@ def test_8_bit_files_that_lack_something(make):
     del tensors["model.layers.1.mlp.up_proj.weight_scale"]
     write_tensors(folder, tensors)
     message = fails(4, "rank", "q", "--doc", "d", "--model", folder)
-    assert 'expected scales in "model.layers.1.mlp.up_proj.weight_scale"' in message
+    assert 'expected "model.layers.1.mlp.up_proj.weight_scale" beside I8 weights' in message
