@@ -1,4 +1,4 @@
-/* `make bench`: speed of the CPU engine beside the machine's own matrix rate, in one run.
+/* `make bench`: speed of an engine beside the machine's own matrix rate, in one run.
  *
  * Machines differ and are shared, so absolute figures mean little. Each workload is timed several times with a new query each time (no
  * prefix is found in the cache), the library's whole-matrix products at the model's shapes are timed before and after, and the ratio is
@@ -85,13 +85,14 @@ static int compare_doubles(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static long peak_memory_mib(void)
+/* A line of /proc/self/status. */
+static long memory_mib(const char *name)
 {
     char line[128];
     long kib = 0;
     FILE *f = fopen("/proc/self/status", "r");
     while (f != NULL && fgets(line, sizeof line, f) != NULL)
-        if (sscanf(line, "VmHWM: %ld", &kib) == 1) break;
+        if (strncmp(line, name, strlen(name)) == 0 && sscanf(line + strlen(name), ": %ld", &kib) == 1) break;
     if (f != NULL) fclose(f);
     return kib / 1024;
 }
@@ -134,19 +135,27 @@ static const char *workload_name(const char *path)
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {{"model", 1, NULL, 'm'},  {"dtype", 1, NULL, 'd'}, {"threads", 1, NULL, 't'},
-                                            {"repeat", 1, NULL, 'r'}, {"help", 0, NULL, 'h'},  {0}};
-    qr_options o = {.warm_up = 1};
+    static const struct option options[] = {{"model", 1, NULL, 'm'},      {"dtype", 1, NULL, 'd'},
+                                            {"threads", 1, NULL, 't'},    {"backend", 1, NULL, 'b'},
+                                            {"device", 1, NULL, 'D'},     {"torch-dir", 1, NULL, 'T'},
+                                            {"plugin-dir", 1, NULL, 'P'}, {"repeat", 1, NULL, 'r'},
+                                            {"help", 0, NULL, 'h'},       {0}};
+    qr_options o = {.warm_up = 1, .backend = "cpu"};
     int repeats = 3;
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         if (c == 'm') o.model = optarg;
         else if (c == 'd')
             o.dtype = strcmp(optarg, "f32") == 0 ? QR_DTYPE_F32 : strcmp(optarg, "bf16") == 0 ? QR_DTYPE_BF16 : QR_DTYPE_AUTO;
         else if (c == 't') o.threads = atoi(optarg);
+        else if (c == 'b') o.backend = optarg;
+        else if (c == 'D') o.device = optarg;
+        else if (c == 'T') o.torch_dir = optarg;
+        else if (c == 'P') o.plugin_dir = optarg;
         else if (c == 'r') repeats = atoi(optarg);
         else {
             fprintf(c == 'h' ? stdout : stderr,
-                    "usage: bench --model DIR [--dtype f32|bf16] [--threads N] [--repeat N] WORKLOAD.json...\n");
+                    "usage: bench --model DIR [--backend NAME] [--device D] [--torch-dir DIR] [--plugin-dir DIR] [--dtype f32|bf16]\n"
+                    "             [--threads N] [--repeat N] WORKLOAD.json...\n");
             return c == 'h' ? 0 : 2;
         }
     }
@@ -161,7 +170,7 @@ int main(int argc, char **argv)
     if (qr_config_read(&config, path, &err) != QR_OK || qr_engine_open(&engine, &o, &err) != QR_OK) die("open", err.msg);
     qr_engine_info(engine, &info);
     int threads = o.threads > 0 ? o.threads : qr_cpu_get()->n_usable, bf16 = strcmp(info.dtype, "bf16") == 0;
-    printf("machine   %s; %s\n", info.device, qr_cpu_libraries());
+    printf("machine   %s: %s; %s\n", info.backend, info.device, qr_cpu_libraries());
     printf("model     %s, %.1f M parameters, %s; open %.2f s\n", info.model, (double) info.n_parameters / 1e6, info.dtype,
            info.load_seconds);
 
@@ -184,7 +193,8 @@ int main(int argc, char **argv)
     }
     printf("GEMM rate of the library at these shapes, %d rows, last measured: %.0f Gop/s %s\n", RATE_ROWS,
            before.all_s > 0 ? before.all_ops / before.all_s / 1e9 : 0, info.dtype);
-    printf("peak memory %ld MiB; weights %.0f MiB as stored\n", peak_memory_mib(), (double) info.weight_bytes / 1048576);
+    printf("peak memory %ld MiB, anonymous now %ld MiB; weights %.0f MiB as stored\n", memory_mib("VmHWM"), memory_mib("RssAnon"),
+           (double) info.weight_bytes / 1048576);
     qr_engine_close(engine);
     return 0;
 }

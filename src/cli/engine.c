@@ -73,7 +73,8 @@ const cli_option cli_engine_options[] = {
 const cli_option cli_backend_options[] = {
     {"device", 0, CLI_TEXT, 0, offsetof(cli_args, device), "NAME", "QWEN_RERANK_DEVICE", "pytorch: cuda, cuda:1, mps or cpu.",
      "pytorch_options.device", NULL},
-    {"flash-attn", 0, CLI_SWITCH, 0, offsetof(cli_args, flash_attn), NULL, "QWEN_RERANK_FLASH_ATTN", "pytorch: attention by flash kernels.",
+    {"flash-attn", 0, CLI_SWITCH, 0, offsetof(cli_args, flash_attn), NULL, "QWEN_RERANK_FLASH_ATTN",
+     "pytorch: variable-length flash attention must work, or must not be used. By default it is used on CUDA where it works.",
      "pytorch_options.use_flash_attn", NULL},
     {"torch-dir", 0, CLI_DIR, 0, offsetof(cli_args, torch_dir), "DIR", "QWEN_RERANK_TORCH_DIR",
      "pytorch: folder of libtorch (default: the torch that python3 would import).", "pytorch_options.torch_dir", NULL},

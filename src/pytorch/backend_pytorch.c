@@ -151,7 +151,7 @@ static qr_status open_worker(qr_backend *b, worker *w, const qr_backend_cfg *cfg
     b->planned_bytes += need;
     if ((w->rows = qr_calloc(w->max_rows, sizeof *w->rows)) == NULL)
         return qr_fail(err, QR_E_MEMORY, "no memory for %zu rows", w->max_rows);
-    pt_options options = {dtype, b->threads, cfg->max_length, cfg->prefix_cache_bytes, cfg->yes_id, cfg->no_id};
+    pt_options options = {dtype, b->threads, cfg->max_length, cfg->prefix_cache_bytes, cfg->yes_id, cfg->no_id, cfg->flash_attention};
     return pt_network_open(&w->net, cfg->model, b->t, &w->device, &options, err);
 }
 
@@ -180,6 +180,8 @@ static qr_status pytorch_open(qr_backend **out, const qr_backend_cfg *cfg, qr_er
     }
     b->dtype = names[dtype];
     qr_torch_device_describe(b->t, &devices[0], b->device, sizeof b->device, &free, &total);
+    size_t used = strlen(b->device);
+    if (pt_network_has_flash(b->workers[0].net)) snprintf(b->device + used, sizeof b->device - used, ", flash attention");
     if (b->n_workers > 1) snprintf(b->device, sizeof b->device, "%zu devices: %.90s", b->n_workers, cfg->place.device);
     *out = b;
     return QR_OK;

@@ -3,6 +3,7 @@
 
 #include "base/mem.h"
 #include "cpu/tensor_f32.h"
+#include "pytorch/flash.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -32,6 +33,7 @@ struct pt_network {
     qr_config config;
     pt_options options;
     int type; /* torch's number of options.dtype */
+    int flash;
     qr_th embed, norm;
     layer *layers;     /* [n_layers] */
     float *head[2];    /* yes and no, [hidden] each */
@@ -188,6 +190,18 @@ static qr_status scope_status(const qr_torch_scope *s, qr_error *err)
     return s->error.code == QR_OK ? QR_OK : qr_fail(err, s->error.code, "%s", s->error.msg);
 }
 
+static qr_status choose_attention(pt_network *net, const qr_torch_device *device, qr_error *err)
+{
+    int wanted = net->options.flash_attention == QR_ON, may = net->options.flash_attention == QR_DEFAULT;
+    qr_error why = {0};
+    if (!wanted && !(may && device->type == QR_TORCH_CUDA && net->options.dtype != QR_DTYPE_F32)) return QR_OK;
+    qr_status status = pt_flash_check(net->t, device, &net->config, net->type, &why);
+    net->flash = status == QR_OK;
+    return wanted && status != QR_OK ? qr_fail(err, status, "%s", why.msg) : QR_OK;
+}
+
+int pt_network_has_flash(const pt_network *net) { return net->flash; }
+
 qr_status pt_network_open(pt_network **out, const qr_model *model, qr_torch *t, const qr_torch_device *device, const pt_options *options,
                           qr_error *err)
 {
@@ -202,6 +216,7 @@ qr_status pt_network_open(pt_network **out, const qr_model *model, qr_torch *t, 
     qr_torch_thread_begin(t, options->threads);
     net->layers = qr_calloc(net->config.n_layers, sizeof *net->layers);
     qr_status status = net->layers != NULL ? QR_OK : qr_fail(err, QR_E_MEMORY, "no memory for a list of layers");
+    if (status == QR_OK) status = choose_attention(net, device, err);
     if (status == QR_OK) status = load_weights(net, model, err);
     if (status == QR_OK) status = scope_status(&net->scope, err);
     if (status == QR_OK) status = make_rope(net, err);
@@ -306,12 +321,21 @@ typedef struct group {
     qr_th positions; /* [n_rows]: of the last tokens */
 } group;
 
+/* For flash attention: where the queries and keys of each sequence lie. */
+typedef struct packing {
+    qr_th cum_q, cum_k; /* [sequences + 1] int32: begins, and the end */
+    qr_th keys;         /* rows of the pass's prefixes, one after another, and then its own tokens; NULL: its own tokens as they are */
+    int64_t max_q, max_k;
+    qr_th cos, sin; /* [queries, 1, head_dim] */
+} packing;
+
 typedef struct pass {
     pt_network *net;
     qr_torch_scope *s;
     group *groups; /* [n_groups] */
     size_t n_groups, n_tokens, n_last;
     qr_th ids, last_rows;
+    packing packed, packed_last; /* of all layers, and of the last one */
     const volatile int *cancel;
 } pass;
 
@@ -386,6 +410,74 @@ static qr_status make_last_mask(pass *p, group *g, qr_error *err)
     return QR_OK;
 }
 
+/* The distinct prefixes of a pass come in the order of its groups. */
+static int begins_prefix(const pass *p, size_t g)
+{
+    const pt_prefix *prefix = p->groups[g].prefix;
+    return prefix != NULL && (g == 0 || p->groups[g - 1].prefix != prefix);
+}
+
+/* last: one query of each sequence, its last token, and none of those that fill a prefix. cum: scratch [2 * (n_rows + 1)], keys: scratch
+ * [n_tokens + the prefixes of all rows], positions: scratch [n_tokens]. */
+static void make_packing(pass *p, packing *out, int last, int32_t *cum_q, int64_t *keys, int64_t *positions)
+{
+    size_t n = 0, n_queries = 0, n_keys = 0, prefix_rows = 0, prefix_first = 0, n_rows = 0;
+    for (size_t g = 0; g < p->n_groups; g++) {
+        n_rows += p->groups[g].n_rows;
+        if (begins_prefix(p, g)) prefix_rows += prefix_length(&p->groups[g]);
+    }
+    int32_t *cum_k = cum_q + n_rows + 1;
+    size_t prefix_end = 0;
+    for (size_t g = 0; g < p->n_groups; g++) {
+        const group *own = &p->groups[g];
+        size_t before = prefix_length(own), token = own->first_token;
+        if (begins_prefix(p, g)) {
+            prefix_first = prefix_end;
+            prefix_end += before;
+        }
+        for (size_t r = 0; r < own->n_rows; r++) {
+            size_t length = own->rows[r].n_ids, first_query = last ? length - 1 : 0;
+            if (!(last && own->fill != NULL)) {
+                cum_q[n] = (int32_t) n_queries;
+                cum_k[n++] = (int32_t) n_keys;
+                for (size_t j = first_query; j < length; j++) positions[n_queries++] = (int64_t) (before + j);
+                for (size_t j = 0; j < before; j++) keys[n_keys++] = (int64_t) (prefix_first + j);
+                for (size_t j = 0; j < length; j++) keys[n_keys++] = (int64_t) (prefix_rows + token + j);
+                if ((int64_t) (length - first_query) > out->max_q) out->max_q = (int64_t) (length - first_query);
+                if ((int64_t) (before + length) > out->max_k) out->max_k = (int64_t) (before + length);
+            }
+            token += length;
+        }
+    }
+    cum_q[n] = (int32_t) n_queries;
+    cum_k[n] = (int32_t) n_keys;
+    int i64 = qr_torch_int64(p->net->t), i32 = qr_torch_int32(p->net->t);
+    int64_t ends = (int64_t) n + 1, queries = (int64_t) n_queries, all_keys = (int64_t) n_keys;
+    out->cum_q = qr_torch_upload(p->s, cum_q, i32, 1, &ends);
+    out->cum_k = qr_torch_upload(p->s, cum_k, i32, 1, &ends);
+    if (n_keys != p->n_tokens || prefix_rows > 0) out->keys = qr_torch_upload(p->s, keys, i64, 1, &all_keys);
+    qr_th at = qr_torch_upload(p->s, positions, i64, 1, &queries);
+    out->cos = qr_torch_index_select(p->s, p->net->cos, 0, at);
+    out->sin = qr_torch_index_select(p->s, p->net->sin, 0, at);
+}
+
+static qr_status make_packings(pass *p, const pt_row *rows, size_t n_rows, qr_error *err)
+{
+    size_t n_keys = p->n_tokens;
+    for (size_t i = 0; i < n_rows; i++) n_keys += rows[i].prefix != NULL ? rows[i].prefix->n_ids : 0;
+    if (n_keys > INT32_MAX) return qr_fail(err, QR_E_MEMORY, "too many keys for one pass: %zu", n_keys);
+    int32_t *cum = qr_calloc(2 * (n_rows + 1), sizeof *cum);
+    int64_t *keys = qr_calloc(n_keys + p->n_tokens, sizeof *keys);
+    if (cum != NULL && keys != NULL) {
+        make_packing(p, &p->packed, 0, cum, keys, keys + n_keys);
+        make_packing(p, &p->packed_last, 1, cum, keys, keys + n_keys);
+    }
+    qr_status status = cum != NULL && keys != NULL ? QR_OK : qr_fail(err, QR_E_MEMORY, "no memory for the indices of %zu keys", n_keys);
+    qr_free(cum);
+    qr_free(keys);
+    return status;
+}
+
 /* What a pass needs before its first layer. */
 static qr_status make_pass(pass *p, pt_row *rows, size_t n_rows, qr_error *err)
 {
@@ -405,8 +497,8 @@ static qr_status make_pass(pass *p, pt_row *rows, size_t n_rows, qr_error *err)
     int i64 = qr_torch_int64(p->net->t);
     p->ids = qr_torch_upload(p->s, scratch, i64, 1, &n_tokens);
     p->last_rows = qr_torch_upload(p->s, last, i64, 1, &n_last);
-    qr_status status = QR_OK;
-    for (size_t i = 0; i < p->n_groups && status == QR_OK; i++) {
+    qr_status status = p->net->flash ? make_packings(p, rows, n_rows, err) : QR_OK;
+    for (size_t i = 0; i < p->n_groups && status == QR_OK && !p->net->flash; i++) {
         make_indices(p, &p->groups[i], scratch);
         status = make_last_mask(p, &p->groups[i], err);
     }
@@ -421,7 +513,7 @@ static qr_status make_pass(pass *p, pt_row *rows, size_t n_rows, qr_error *err)
 static qr_th rope(const pass *p, qr_th x, qr_th cos, qr_th sin)
 {
     qr_torch_scope *s = p->s;
-    qr_th swapped = qr_torch_roll(s, x, (int64_t) (p->net->config.head_dim / 2), 3);
+    qr_th swapped = qr_torch_roll(s, x, (int64_t) (p->net->config.head_dim / 2), -1);
     return qr_torch_to(s, qr_torch_add(s, qr_torch_mul(s, x, cos), qr_torch_mul(s, swapped, sin)), p->net->type);
 }
 
@@ -522,6 +614,63 @@ static qr_th attend_group(const pass *p, const group *g, size_t i, qr_th q, qr_t
     return g->gather != NULL ? qr_torch_index_select(s, o, 0, g->gather) : o;
 }
 
+/* x [n, heads * head_dim] as [n, heads, head_dim] */
+static qr_th split_heads(const pass *p, qr_th x, size_t n, size_t heads)
+{
+    return qr_torch_reshape(p->s, x, 3, (int64_t[]){(int64_t) n, (int64_t) heads, (int64_t) p->net->config.head_dim});
+}
+
+/* Keys (or values) of all sequences, one after another: own [n_tokens, n_kv_heads, head_dim] behind those of the prefixes, in the packing's
+ * order. */
+static qr_th all_keys(const pass *p, const packing *packed, qr_th own, size_t i, int values)
+{
+    qr_torch_scope *s = p->s;
+    if (packed->keys == NULL) return own;
+    qr_th *parts = qr_calloc(p->n_groups + 1, sizeof *parts);
+    size_t n = 0;
+    if (parts == NULL) {
+        qr_fail(&s->error, QR_E_MEMORY, "no memory for a list of tensors");
+        return NULL;
+    }
+    for (size_t g = 0; g < p->n_groups; g++)
+        if (begins_prefix(p, g)) {
+            const pt_prefix *prefix = p->groups[g].prefix;
+            parts[n++] = split_heads(p, values ? prefix->v[i] : prefix->k[i], prefix->n_ids, p->net->config.n_kv_heads);
+        }
+    parts[n++] = own;
+    qr_th all = qr_torch_index_select(s, qr_torch_cat(s, parts, n, 0), 0, packed->keys);
+    qr_free(parts);
+    return all;
+}
+
+/* q, k and v of the whole pass at once. */
+static qr_th attend_packed(const pass *p, size_t i, qr_th q, qr_th k, qr_th v)
+{
+    pt_network *net = p->net;
+    qr_torch_scope *s = p->s;
+    const qr_config *c = &net->config;
+    const layer *l = &net->layers[i];
+    int is_last = i + 1 == c->n_layers;
+    size_t mark = s->n;
+    const packing *packed = is_last ? &p->packed_last : &p->packed;
+    size_t n_queries = is_last ? p->n_last : p->n_tokens;
+    double eps = (double) c->rms_eps;
+    k = rope(p, qr_torch_rms_norm(s, split_heads(p, k, p->n_tokens, c->n_kv_heads), l->k_norm, eps), p->packed.cos, p->packed.sin);
+    v = split_heads(p, v, p->n_tokens, c->n_kv_heads);
+    for (size_t g = 0; g < p->n_groups && s->error.code == QR_OK; g++) {
+        int64_t first = (int64_t) p->groups[g].first_token, n = (int64_t) p->groups[g].n_tokens;
+        if (p->groups[g].fill != NULL)
+            fill_prefix(p, &p->groups[g], i, qr_torch_narrow(s, k, 0, first, n), qr_torch_narrow(s, v, 0, first, n));
+    }
+    if (s->error.code != QR_OK) return NULL;
+    q = rope(p, qr_torch_rms_norm(s, split_heads(p, q, n_queries, c->n_heads), l->q_norm, eps), packed->cos, packed->sin);
+    qr_th o = qr_torch_flash(s, q, all_keys(p, packed, k, i, 0), all_keys(p, packed, v, i, 1), packed->cum_q, packed->cum_k, packed->max_q,
+                             packed->max_k, 1 / sqrt((double) c->head_dim));
+    o = qr_torch_reshape(s, o, 2, (int64_t[]){(int64_t) n_queries, (int64_t) (c->n_heads * c->head_dim)});
+    qr_torch_scope_cut_but(s, mark, o);
+    return o;
+}
+
 /* x [n_tokens, hidden] normed, of the type. */
 static qr_th attention(const pass *p, size_t i, qr_th x)
 {
@@ -530,6 +679,7 @@ static qr_th attention(const pass *p, size_t i, qr_th x)
     int is_last = i + 1 == p->net->config.n_layers;
     qr_th q = qr_torch_linear(s, is_last ? qr_torch_index_select(s, x, 0, p->last_rows) : x, l->q);
     qr_th k = qr_torch_linear(s, x, l->k), v = qr_torch_linear(s, x, l->v);
+    if (p->net->flash) return attend_packed(p, i, q, k, v);
     qr_th *parts = qr_calloc(p->n_groups, sizeof *parts);
     size_t n = 0;
     if (parts == NULL) {

@@ -1,9 +1,10 @@
 /* A Qwen3 model as PyTorch tensors on one device, and its forward pass for prefill only: every prompt is seen once and only its last
  * position is asked for.
  *
- * All tokens of a pass lie side by side in one matrix [T, ...] through norms and matrix products, without padding. For attention, sequences
- * of similar length that share a prefix become one batch [B, heads, L, head_dim], filled up at the end: what is causal never looks there.
- * The residual stream and the logits are f32, the rest is in the type asked for, as in transformers. */
+ * All tokens of a pass lie side by side in one matrix [T, ...] through norms and matrix products, without padding. So they do in flash
+ * attention, where it works. Elsewhere, for attention, sequences of similar length that share a prefix become one batch [B, heads, L,
+ * head_dim], filled up at the end: what is causal never looks there. The residual stream and the logits are f32, the rest is in the type
+ * asked for, as in transformers. */
 #ifndef QR_PYTORCH_NETWORK_H
 #define QR_PYTORCH_NETWORK_H
 
@@ -28,11 +29,13 @@ typedef struct pt_options {
     size_t max_length; /* of a prompt */
     size_t prefix_cache_bytes;
     uint32_t yes_id, no_id;
+    qr_switch flash_attention; /* QR_ON: must work; by default tried on CUDA in 16-bit types */
 } pt_options;
 
 qr_status pt_network_open(pt_network **out, const qr_model *model, qr_torch *t, const qr_torch_device *device, const pt_options *options,
                           qr_error *err);
 void pt_network_close(pt_network *net);
+int pt_network_has_flash(const pt_network *net);
 
 /* Found, or new and to be filled by a row of the next pass. Stays until pt_prefix_trim. */
 qr_status pt_prefix_get(pt_prefix **out, pt_network *net, const qr_prefix *wanted, qr_error *err);

@@ -57,6 +57,7 @@ struct qr_torch {
     void *(*operator_new)(size_t); /* before 2.13, optionals are freed by C++'s delete */
     void (*set_num_threads)(int);
     int32_t (*add[3])(qr_th, qr_th, double, qr_th *); /* by qr_torch_device_type */
+    int32_t (*empty_pinned)(int64_t, const int64_t *, const int64_t *, int32_t, int32_t, int32_t, qr_th *);
     int has_cuda_library;
 };
 
@@ -109,6 +110,7 @@ static qr_status take_symbols(qr_torch *t, void *cpu, void *cuda, qr_error *err)
     take_symbol(&t->add[QR_TORCH_CPU], cpu, "aoti_torch_cpu_add_Tensor");
     take_symbol(&t->add[QR_TORCH_CUDA], cuda, "aoti_torch_cuda_add_Tensor");
     take_symbol(&t->add[QR_TORCH_MPS], cpu, "aoti_torch_mps_add_Tensor");
+    take_symbol(&t->empty_pinned, cpu, "aoti_torch_empty_strided_pinned");
     t->has_cuda_library = cuda != NULL;
     uint64_t version = t->aoti_torch_abi_version();
     unsigned major = (unsigned) (version >> 56), minor = (unsigned) (version >> 48 & 0xff);
@@ -356,6 +358,8 @@ int qr_torch_dtype(const qr_torch *t, qr_dtype dtype)
                                    : t->aoti_torch_dtype_float32();
 }
 
+int qr_torch_int32(const qr_torch *t) { return t->aoti_torch_dtype_int32(); }
+
 int qr_torch_int64(const qr_torch *t) { return t->aoti_torch_dtype_int64(); }
 
 static void contiguous_strides(int n_dims, const int64_t *dims, int64_t *strides)
@@ -392,10 +396,25 @@ void qr_torch_copy(qr_torch_scope *s, qr_th to, qr_th from)
     if (!failed(s) && s->t->aoti_torch_copy_(to, from, 0) != 0) fail(s, "a copy");
 }
 
+/* A copy in page-locked memory, from which the GPU fetches by itself while this thread goes on; NULL if there is none. PyTorch keeps such
+ * memory for reuse until the GPU has read it. */
+static qr_th pinned_copy(qr_torch_scope *s, qr_th x, int type, int n_dims, const int64_t *dims)
+{
+    int64_t strides[QR_TORCH_MAX_DIMS];
+    qr_th pinned = NULL;
+    contiguous_strides(n_dims, dims, strides);
+    if (failed(s) || s->device.type != QR_TORCH_CUDA || s->t->empty_pinned == NULL) return NULL;
+    if (s->t->empty_pinned(n_dims, dims, strides, type, s->t->aoti_torch_device_type_cpu(), 0, &pinned) != 0) return NULL;
+    qr_torch_put(s, pinned);
+    qr_torch_copy(s, pinned, x);
+    return pinned;
+}
+
 qr_th qr_torch_upload(qr_torch_scope *s, const void *data, int type, int n_dims, const int64_t *dims)
 {
     qr_th from = qr_torch_view_of(s, data, type, n_dims, dims), to = qr_torch_empty(s, type, n_dims, dims);
-    qr_torch_copy(s, to, from);
+    qr_th pinned = pinned_copy(s, from, type, n_dims, dims);
+    if (!failed(s) && s->t->aoti_torch_copy_(to, pinned != NULL ? pinned : from, pinned != NULL) != 0) fail(s, "a copy");
     return to;
 }
 
@@ -552,4 +571,24 @@ qr_th qr_torch_sdpa(qr_torch_scope *s, qr_th q, qr_th k, qr_th v, qr_th mask, in
                     of_optional(s, of_double(scale)),
                     of_int(1)};
     return call(s, "aten::scaled_dot_product_attention", "", stack);
+}
+
+/* 15 arguments in 2.10, 17 in 2.13: a call takes as many as its schema has, and those not given are 0 in all. Five results. */
+qr_th qr_torch_flash(qr_torch_scope *s, qr_th q, qr_th k, qr_th v, qr_th cum_q, qr_th cum_k, int64_t max_q, int64_t max_k, double scale)
+{
+    if (failed(s)) return NULL;
+    slot stack[24] = {of_tensor(s, q),
+                      of_tensor(s, k),
+                      of_tensor(s, v),
+                      of_optional(s, of_tensor(s, cum_q)),
+                      of_optional(s, of_tensor(s, cum_k)),
+                      of_int(max_q),
+                      of_int(max_k),
+                      of_double(0),
+                      of_int(1),
+                      of_int(0),
+                      of_optional(s, of_double(scale))};
+    qr_th out = call(s, "aten::_flash_attention_forward", "", stack);
+    for (size_t i = 1; i < 5 && out != NULL; i++) qr_torch_free(s->t, (qr_th) (uintptr_t) stack[i]);
+    return out;
 }

@@ -54,8 +54,9 @@ void qr_torch_free(qr_torch *t, qr_th x);
 int qr_torch_dtype(const qr_torch *t, qr_dtype dtype);
 /* Over memory that outlives the tensor, on the CPU; strides are those of a contiguous one. `type` is torch's number. */
 qr_th qr_torch_view_of(qr_torch_scope *s, const void *data, int type, int n_dims, const int64_t *dims);
-/* Copies to the scope's device. */
+/* Copies to the scope's device; `data` may go afterwards. */
 qr_th qr_torch_upload(qr_torch_scope *s, const void *data, int type, int n_dims, const int64_t *dims);
+int qr_torch_int32(const qr_torch *t);
 int qr_torch_int64(const qr_torch *t);
 qr_th qr_torch_empty(qr_torch_scope *s, int type, int n_dims, const int64_t *dims);
 void qr_torch_copy(qr_torch_scope *s, qr_th to, qr_th from); /* converts type and device */
@@ -80,5 +81,8 @@ qr_th qr_torch_add(qr_torch_scope *s, qr_th a, qr_th b);
 qr_th qr_torch_roll(qr_torch_scope *s, qr_th x, int64_t shift, int dim);
 /* q [B, heads, L, d], k and v [B, kv_heads, M, d]; mask: additive [.., L, M] or NULL; causal only without a mask and for L = M. */
 qr_th qr_torch_sdpa(qr_torch_scope *s, qr_th q, qr_th k, qr_th v, qr_th mask, int causal, double scale);
+/* Causal attention of sequences that lie side by side: q [Q, heads, d], k and v [K, kv_heads, d]; cum_q and cum_k [sequences + 1] int32:
+ * where each begins, and the end. The last query of a sequence sees its last key. Result [Q, heads, d]. CUDA only, in 16-bit types. */
+qr_th qr_torch_flash(qr_torch_scope *s, qr_th q, qr_th k, qr_th v, qr_th cum_q, qr_th cum_k, int64_t max_q, int64_t max_k, double scale);
 
 #endif
