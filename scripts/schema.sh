@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# schemathesis asks the built program what /openapi.json allows and what it does not, and holds the answers against it.
+# The manifests of packaging/ against the schemas of Kubernetes and compose; then schemathesis asks the built program what /openapi.json
+# allows and what it does not, and holds the answers against it.
 #
 # usage: scripts/schema.sh BUILD
 set -euo pipefail
@@ -12,6 +13,7 @@ if ! cmp -s tests/schema/requirements.txt $venv/requirements.txt; then
     $venv/bin/python -m pip install --quiet --disable-pip-version-check -r tests/schema/requirements.txt
     cp tests/schema/requirements.txt $venv/
 fi
+$venv/bin/pytest -p no:cacheprovider -q tests/schema/manifests.py
 "$build/qwen-rerank" serve --model builtin --port "$port" --log-level error &
 server=$!
 trap 'kill $server 2>/dev/null' EXIT

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -148,3 +149,17 @@ def test_frozen_and_killed_under_load(causal, classifier, serve):  # noqa: F811
     for c in clients:
         c.join()
     assert len(statuses) > 20 and set(statuses) == {200} and max(worst) < 1e-4
+
+
+def test_the_manifests_have_flags_that_vllm_knows():
+    """They are all in its --help."""
+    import yaml
+
+    packaging = SOURCE / "packaging"
+    deployment = next(d for d in yaml.safe_load_all((packaging / "kubernetes" / "vllm.yaml").read_text()) if d["kind"] == "Deployment")
+    services = yaml.safe_load((packaging / "docker" / "compose.vllm.yaml").read_text())["services"]
+    commands = [deployment["spec"]["template"]["spec"]["containers"][0]["args"], services["vllm-0"]["command"], services["vllm-1"]["command"]]
+    flags = {flag.partition("=")[0] for command in commands for flag in command}
+    command = [PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--help=all"]
+    known = subprocess.run(command, capture_output=True, text=True, env=os.environ | SETTINGS, timeout=START_S, check=True).stdout
+    assert "--shutdown-timeout" in flags and [f for f in flags if not re.search(rf"^  {f}[ ,]", known, re.MULTILINE)] == []
