@@ -33,7 +33,7 @@ int qr_load_has_room(const qr_load *l, double now) { return l->is_up && (double)
 size_t qr_balance(const qr_load *const *loads, size_t n, uint64_t prefix_hash, uint64_t tokens, size_t avoid, double now)
 {
     size_t least = SIZE_MAX, favourite = SIZE_MAX, n_up = 0;
-    uint64_t best = 0, outstanding = tokens;
+    uint64_t best = 0, best_least = 0, outstanding = tokens;
     for (size_t i = 0; i < n; i++) {
         if (!loads[i]->is_up) continue;
         n_up++;
@@ -46,7 +46,12 @@ size_t qr_balance(const qr_load *const *loads, size_t n, uint64_t prefix_hash, u
             favourite = i;
             best = h;
         }
-        if (qr_load_has_room(loads[i], now) && (least == SIZE_MAX || loads[i]->tokens < loads[least]->tokens)) least = i;
+        if (!qr_load_has_room(loads[i], now)) continue;
+        /* Of equals the hash decides: of many front ends, each has nothing in work with most replicas, and all would take the first. */
+        if (least == SIZE_MAX || loads[i]->tokens < loads[least]->tokens || (loads[i]->tokens == loads[least]->tokens && h > best_least)) {
+            least = i;
+            best_least = h;
+        }
     }
     if (favourite == SIZE_MAX || !qr_load_has_room(loads[favourite], now)) return least;
     /* Less than one request above the mean is no overload: with few requests in work, the mean says little. */

@@ -3,7 +3,8 @@
  *
  * Balance: the least outstanding tokens, but the documents of one query go where its prefix is cached already: every query has a favourite
  * replica (rendezvous hashing, so that one replica more or less moves only its own share of the queries), which gets the request unless it
- * has a quarter more outstanding than the mean (consistent hashing with bounded loads, arXiv:1608.01350).
+ * has a quarter more outstanding than the mean (consistent hashing with bounded loads, arXiv:1608.01350). Among replicas with equally many
+ * the same hash decides, which is another one for every query.
  *
  * Limit: a replica begins with one request and gets more while that does not cost time: the limit follows the ratio of the long-term to
  * the latest time per token ("gradient", as in Netflix' concurrency-limits), halves when the server says that it is overloaded, and thus
