@@ -206,7 +206,9 @@ static void on_spoilt(part *p, double now, const char *reason)
     } else if (p->n_spoilt > 1) {
         p->not_before = now + ldexp(0.05, p->n_spoilt);
     }
-    qr_vllm_pool_failed(&b->pool, r, 0, now, "%s", reason);
+    /* Of many that fail at once, as when it is killed, only the first counts: one by one they would look like a server that fails again and
+     * again, and it would be left alone for long. */
+    if (r->state == QR_VLLM_UP) qr_vllm_pool_failed(&b->pool, r, 0, now, "%s", reason);
 }
 
 /* The server finds fault with the request itself: another one is asked, and if it agrees, or if there is none, that is the answer. */

@@ -291,6 +291,14 @@ class FakeVllm:
         self.server.shutdown()
         self.server.server_close()
 
+    def drain(self):
+        """As SIGTERM with --shutdown-timeout: refuses connections, answers what it has, closes those that are idle."""
+        self.server.shutdown()
+        self.server.server_close()
+        while self.running > 0:
+            time.sleep(0.01)
+        self.is_stopped = True
+
     def freeze(self):
         """As SIGSTOP: connections are taken, nothing is answered."""
         self.thawed.clear()

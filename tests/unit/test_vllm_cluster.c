@@ -1,6 +1,6 @@
 /* A hundred replicas behind ten front ends, 10,000 requests a second, with slow replicas, replicas that die, and answers that are spoilt: a
  * simulation of what the balancer and the allowance for repetitions do together. Time jumps from event to event; the generator is seeded,
- * so the figures are the same on every machine. docs/SCALING.md quotes what this prints.
+ * so that a failure can be repeated. docs/SCALING.md quotes what this prints.
  *
  * A replica computes its requests one after the other at so many tokens a second. Of the backend, this repeats what is not in balancer.c:
  * when a replica is checked again, and when a repetition may be sent.
