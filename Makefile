@@ -90,7 +90,7 @@ build-backends: build ## the plug-in for MLX, for the MLX of the active Python e
 
 test-backends: data ## PyTorch and MLX, from PyPI, against golden scores and against each other
 	@scripts/deps.sh test cxx
-	@scripts/backends_venv.sh
+	@scripts/lines_venv.sh build/backends-venv tests/backends/requirements.txt
 	@VIRTUAL_ENV=$(CURDIR)/build/backends-venv $(MAKE) --no-print-directory build-backends
 	@build/backends-venv/bin/pytest -p no:cacheprovider -q tests/backends
 
@@ -118,6 +118,13 @@ test-arm64: ## cross-compiles for 64-bit ARM and runs the unit tests and golden 
 bench: build ## speed on this machine; MODEL=DIR, else a generated one of 0.6B's shape (1.2 GB on disk)
 	@$(if $(MODEL),,scripts/testdata.sh $(BUILD)/make_checkpoint build/testdata 0.6b-1)
 	@$(BUILD)/bench --model $(or $(MODEL),build/testdata/0.6b-1) $(BENCH_ARGS) bench/workloads/*.json
+
+bench-compare: build ## the CPU engine and PyTorch beside transformers on this machine, on the same texts; minutes to hours
+	@scripts/deps.sh test
+	@$(if $(MODEL),,scripts/testdata.sh $(BUILD)/make_checkpoint build/testdata 0.6b-1)
+	@scripts/lines_venv.sh build/bench-venv bench/requirements.txt
+	@build/bench-venv/bin/python bench/compare.py --bench $(BUILD)/bench --model $(or $(MODEL),build/testdata/0.6b-1) \
+	    --backend cpu --backend pytorch $(BENCH_ARGS) $(or $(WORKLOADS),bench/workloads/*.json)
 
 bench-http: build ## what the service costs around the model (wrk, a backend that answers at once)
 	@scripts/deps.sh bench-http

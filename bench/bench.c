@@ -135,11 +135,17 @@ static const char *workload_name(const char *path)
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {{"model", 1, NULL, 'm'},      {"dtype", 1, NULL, 'd'},
-                                            {"threads", 1, NULL, 't'},    {"backend", 1, NULL, 'b'},
-                                            {"device", 1, NULL, 'D'},     {"torch-dir", 1, NULL, 'T'},
-                                            {"plugin-dir", 1, NULL, 'P'}, {"repeat", 1, NULL, 'r'},
-                                            {"help", 0, NULL, 'h'},       {0}};
+    static const struct option options[] = {{"model", 1, NULL, 'm'},
+                                            {"dtype", 1, NULL, 'd'},
+                                            {"threads", 1, NULL, 't'},
+                                            {"backend", 1, NULL, 'b'},
+                                            {"device", 1, NULL, 'D'},
+                                            {"torch-dir", 1, NULL, 'T'},
+                                            {"plugin-dir", 1, NULL, 'P'},
+                                            {"repeat", 1, NULL, 'r'},
+                                            {"batch-tokens", 1, NULL, 'B'},
+                                            {"help", 0, NULL, 'h'},
+                                            {0}};
     qr_options o = {.warm_up = 1, .backend = "cpu"};
     int repeats = 3;
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
@@ -151,11 +157,12 @@ int main(int argc, char **argv)
         else if (c == 'D') o.device = optarg;
         else if (c == 'T') o.torch_dir = optarg;
         else if (c == 'P') o.plugin_dir = optarg;
+        else if (c == 'B') o.max_batch_tokens = strtoul(optarg, NULL, 10);
         else if (c == 'r') repeats = atoi(optarg);
         else {
             fprintf(c == 'h' ? stdout : stderr,
                     "usage: bench --model DIR [--backend NAME] [--device D] [--torch-dir DIR] [--plugin-dir DIR] [--dtype f32|bf16]\n"
-                    "             [--threads N] [--repeat N] WORKLOAD.json...\n");
+                    "             [--threads N] [--batch-tokens N] [--repeat N] WORKLOAD.json...\n");
             return c == 'h' ? 0 : 2;
         }
     }

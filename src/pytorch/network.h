@@ -12,7 +12,7 @@
 
 typedef struct pt_network pt_network;
 
-/* K and V of a computed prefix, all layers: [1, n_ids, n_kv_heads, head_dim] each, after RoPE. Owned by the network's cache. */
+/* K and V of a computed prefix, all layers: [n_ids, n_kv_heads, head_dim] each, after RoPE. Owned by the network's cache. */
 typedef struct pt_prefix pt_prefix;
 
 /* One sequence of a pass: a prompt's own part, or, with `fill`, a prefix, which comes before those that use it. */

@@ -290,6 +290,11 @@ void qr_torch_scope_cut_but(qr_torch_scope *s, size_t n, qr_th x)
     if (kept != NULL) qr_torch_put(s, kept);
 }
 
+qr_status qr_torch_scope_status(const qr_torch_scope *s, qr_error *err)
+{
+    return s->error.code == QR_OK ? QR_OK : qr_fail(err, s->error.code, "%s", s->error.msg);
+}
+
 static int failed(const qr_torch_scope *s) { return s->error.code != QR_OK; }
 
 /* After a call that failed: torch's own words, one line of them. */
@@ -446,6 +451,13 @@ void qr_torch_download(qr_torch_scope *s, float *to, qr_th x, size_t n)
     int64_t dims = (int64_t) n;
     qr_th there = qr_torch_view_of(s, to, s->t->aoti_torch_dtype_float32(), 1, &dims);
     qr_torch_copy(s, there, qr_torch_reshape(s, x, 1, &dims));
+}
+
+void *qr_torch_data(qr_torch_scope *s, qr_th x)
+{
+    void *data = NULL;
+    if (!failed(s) && s->t->aoti_torch_get_data_ptr(x, &data) != 0) fail(s, "an address");
+    return data;
 }
 
 int64_t qr_torch_size(qr_torch_scope *s, qr_th x, int dim)

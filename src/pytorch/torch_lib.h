@@ -45,6 +45,7 @@ void qr_torch_scope_init(qr_torch_scope *s, qr_torch *t, const qr_torch_device *
 void qr_torch_scope_cut(qr_torch_scope *s, size_t n);              /* keeps the first n; also after a failure */
 void qr_torch_scope_cut_but(qr_torch_scope *s, size_t n, qr_th x); /* keeps x, too, which becomes the n-th; NULL: as cut */
 void qr_torch_scope_deinit(qr_torch_scope *s);
+qr_status qr_torch_scope_status(const qr_torch_scope *s, qr_error *err);
 /* Takes the tensor out of the scope: the caller frees it. */
 qr_th qr_torch_keep(qr_torch_scope *s, qr_th x);
 qr_th qr_torch_put(qr_torch_scope *s, qr_th x); /* gives it back */
@@ -63,6 +64,8 @@ void qr_torch_copy(qr_torch_scope *s, qr_th to, qr_th from); /* converts type an
 qr_th qr_torch_to(qr_torch_scope *s, qr_th x, int type);     /* x itself if it has that type */
 /* Elements of a contiguous f32 tensor, to memory of this process. */
 void qr_torch_download(qr_torch_scope *s, float *to, qr_th x, size_t n);
+/* The elements of a contiguous tensor on the CPU. */
+void *qr_torch_data(qr_torch_scope *s, qr_th x);
 int64_t qr_torch_size(qr_torch_scope *s, qr_th x, int dim);
 /* Another look at a contiguous tensor. */
 qr_th qr_torch_reshape(qr_torch_scope *s, qr_th x, int n_dims, const int64_t *dims);
