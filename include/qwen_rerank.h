@@ -113,6 +113,7 @@ typedef struct qr_options {
     const char *vllm_ca_file;    /* certificates to trust, PEM; NULL: the system's */
     double vllm_timeout_seconds; /* for the answer to one request; 0: 120 */
     double vllm_wait_seconds;    /* how long opening waits for a server that cannot be reached yet; 0: not at all */
+    int vllm_hedge;              /* 1: what takes longer than 95 of 100 requests is asked of a second server as well; at most 1 in 20 */
 } qr_options;
 
 typedef struct qr_engine qr_engine;

@@ -63,6 +63,7 @@ typedef struct cli_args {
     const char *vllm_model, *vllm_api_key, *vllm_api_key_file, *vllm_ca;
     int vllm_protocol; /* index into auto|completions|classify|generative-scoring, plus 1 */
     size_t vllm_timeout, vllm_wait;
+    int vllm_hedge; /* CLI_ON, CLI_OFF */
     const char *vllm_command;
     int spawn; /* CLI_ON, CLI_OFF */
 
@@ -103,8 +104,9 @@ typedef enum cli_kind {
     CLI_TEXT,   /* any text */
     CLI_FILE,   /* a file name: text, completed as one */
     CLI_DIR,    /* a folder name or a model name: text, completed as a folder */
-    CLI_LIST,   /* any text; may be repeated */
+    CLI_LIST,   /* any text; may be repeated; with the `value` CLI_SEPARATED, a variable holds several, between commas or white space */
 } cli_kind;
+enum { CLI_SEPARATED = 1 };
 
 typedef struct cli_option {
     const char *name; /* without the dashes; NULL ends a table */

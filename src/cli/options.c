@@ -253,12 +253,29 @@ int cli_args_offer(cli_args *args, const cli_option *o, const char *source, cons
     return code;
 }
 
+/* A variable; one that holds a list holds its items between commas or white space. */
+static int offer_variable(cli_args *args, const cli_option *o, const char *value)
+{
+    static const char between[] = ", \t\r\n";
+    if (o->kind != CLI_LIST || o->value != CLI_SEPARATED) return cli_args_offer(args, o, o->env, o->env, value);
+    char *rest = (char *) (uintptr_t) cli_args_keep(args, value);
+    if (rest == NULL) return CLI_FAILURE;
+    int code = CLI_OK;
+    for (char *item; code == CLI_OK && *(rest += strspn(rest, between)) != 0;) {
+        item = rest;
+        rest += strcspn(rest, between);
+        if (*rest != 0) *rest++ = 0;
+        code = cli_args_offer(args, o, o->env, o->env, item);
+    }
+    return code;
+}
+
 static int apply_environment(cli_args *args)
 {
     for (size_t g = 0; g < CLI_MAX_GROUPS && args->command->groups[g] != NULL; g++)
         for (const cli_option *o = args->command->groups[g]; o->name != NULL; o++) {
             const char *value = o->env != NULL ? cli_env(o->env) : NULL;
-            int code = value != NULL ? cli_args_offer(args, o, o->env, o->env, value) : CLI_OK;
+            int code = value != NULL ? offer_variable(args, o, value) : CLI_OK;
             if (code != CLI_OK) return code;
         }
     return CLI_OK;

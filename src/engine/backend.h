@@ -34,6 +34,7 @@ typedef struct qr_vllm_place {
     size_t n_urls;
     const char *model, *api_key, *protocol, *ca_file;
     double timeout_seconds, wait_seconds;
+    int hedge;
 } qr_vllm_place;
 
 /* Where a backend looks for what it needs, and where it computes. Members may be NULL. */
@@ -95,7 +96,7 @@ typedef struct qr_replica {
     char reason[256]; /* why it is not up, or "" */
     size_t in_flight; /* requests that it has in work */
     double limit;     /* how many of them it may have */
-    uint64_t in_flight_tokens, requests, documents, tokens, errors, overloads, ejections;
+    uint64_t in_flight_tokens, requests, documents, tokens, errors, overloads, ejections, hedges, hedges_won;
     double seconds; /* that answered requests took, together */
 } qr_replica;
 

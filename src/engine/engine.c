@@ -94,7 +94,8 @@ static qr_status copy_place(qr_engine *e, const qr_options *o, qr_error *err)
                                         .protocol = copies[5],
                                         .ca_file = copies[6],
                                         .timeout_seconds = o->vllm_timeout_seconds,
-                                        .wait_seconds = o->vllm_wait_seconds};
+                                        .wait_seconds = o->vllm_wait_seconds,
+                                        .hedge = o->vllm_hedge};
     for (size_t i = 0; i < o->n_vllm_urls; i++)
         if ((e->urls[i] = qr_strndup(o->vllm_urls[i], strlen(o->vllm_urls[i]))) == NULL)
             return qr_fail(err, QR_E_MEMORY, "no memory for the engine");

@@ -119,36 +119,49 @@ static void write_label(qr_buf *out, const char *name, const char *value)
     qr_buf_add(out, "\"", 1);
 }
 
-void sv_metrics_write_replicas(const char *model, const qr_replica *replicas, size_t n, qr_buf *out)
+enum { N_REPLICA_KINDS = 13 };
+static const struct {
+    const char *name, *type, *help;
+} replica_kinds[N_REPLICA_KINDS] = {
+    {"replica_up", "gauge", "1 if the server behind this one gets work."},
+    {"replica_requests_in_flight", "gauge", "Requests that it has in work."},
+    {"replica_request_limit", "gauge", "How many of them it may have, learnt."},
+    {"replica_tokens_in_flight", "gauge", "Tokens in these requests."},
+    {"replica_requests_total", "counter", "Requests that it answered."},
+    {"replica_request_seconds_total", "counter", "Time that these took, together."},
+    {"replica_documents_total", "counter", "Documents in them."},
+    {"replica_tokens_total", "counter", "Tokens in them, prefixes once a request."},
+    {"replica_errors_total", "counter", "Requests that it failed, and that were repeated."},
+    {"replica_overloads_total", "counter", "Requests that it refused because of its load."},
+    {"replica_ejections_total", "counter", "Times that it was taken out of work."},
+    {"replica_hedges_total", "counter", "Requests that it got because another server took long."},
+    {"replica_hedges_won_total", "counter", "Those of them that it answered first."},
+};
+
+static double replica_value(const qr_replica *r, size_t kind)
 {
-    enum { N = 10 };
-    static const struct {
-        const char *name, *type, *help;
-    } kinds[N] = {
-        {"replica_up", "gauge", "1 if the server behind this one gets work."},
-        {"replica_requests_in_flight", "gauge", "Requests that it has in work."},
-        {"replica_request_limit", "gauge", "How many of them it may have, learnt."},
-        {"replica_tokens_in_flight", "gauge", "Tokens in these requests."},
-        {"replica_requests_total", "counter", "Requests that it answered."},
-        {"replica_request_seconds_total", "counter", "Time that these took, together."},
-        {"replica_documents_total", "counter", "Documents in them."},
-        {"replica_tokens_total", "counter", "Tokens in them, prefixes once a request."},
-        {"replica_errors_total", "counter", "Requests that it failed, and that were repeated."},
-        {"replica_overloads_total", "counter", "Requests that it refused because of its load."},
-    };
-    for (size_t k = 0; k < N; k++) {
-        write_head(out, kinds[k].name, kinds[k].type, kinds[k].help);
-        for (size_t i = 0; i < n; i++) {
-            const qr_replica *r = &replicas[i];
-            const double values[N] = {strcmp(r->state, "up") == 0,  (double) r->in_flight, r->limit,
-                                      (double) r->in_flight_tokens, (double) r->requests,  r->seconds,
-                                      (double) r->documents,        (double) r->tokens,    (double) r->errors,
-                                      (double) r->overloads};
-            qr_buf_printf(out, "qwen_rerank_%s{", kinds[k].name);
-            write_label(out, "model", model);
-            qr_buf_add(out, ",", 1);
-            write_label(out, "replica", r->name);
-            qr_buf_printf(out, "} %.15g\n", values[k]);
-        }
+    const double values[N_REPLICA_KINDS] = {strcmp(r->state, "up") == 0,  (double) r->in_flight, r->limit,
+                                            (double) r->in_flight_tokens, (double) r->requests,  r->seconds,
+                                            (double) r->documents,        (double) r->tokens,    (double) r->errors,
+                                            (double) r->overloads,        (double) r->ejections, (double) r->hedges,
+                                            (double) r->hedges_won};
+    return values[kind];
+}
+
+void sv_metrics_write_replicas(const sv_replicas *models, size_t n_models, qr_buf *out)
+{
+    size_t n = 0;
+    for (size_t m = 0; m < n_models; m++) n += models[m].n;
+    for (size_t k = 0; k < N_REPLICA_KINDS && n > 0; k++) {
+        const char *name = replica_kinds[k].name;
+        write_head(out, name, replica_kinds[k].type, replica_kinds[k].help); /* once for all models: a second one is an error */
+        for (size_t m = 0; m < n_models; m++)
+            for (size_t i = 0; i < models[m].n; i++) {
+                qr_buf_printf(out, "qwen_rerank_%s{", name);
+                write_label(out, "model", models[m].model);
+                qr_buf_add(out, ",", 1);
+                write_label(out, "replica", models[m].list[i].name);
+                qr_buf_printf(out, "} %.15g\n", replica_value(&models[m].list[i], k));
+            }
     }
 }

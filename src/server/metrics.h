@@ -47,7 +47,13 @@ void sv_metrics_finished(sv_metrics *m, int status, double seconds);
 void sv_metrics_scored(sv_metrics *m, const sv_scored *scored);
 /* The text that Prometheus reads. */
 void sv_metrics_write(sv_metrics *m, const qr_stats *engine, const sv_gauges *gauges, qr_buf *out);
-/* The same for the servers behind a model. */
-void sv_metrics_write_replicas(const char *model, const qr_replica *replicas, size_t n, qr_buf *out);
+/* The servers behind a model. */
+typedef struct sv_replicas {
+    const char *model;
+    qr_replica *list; /* [n] */
+    size_t n;
+} sv_replicas;
+/* The same for the servers behind all models; nothing if there are none. */
+void sv_metrics_write_replicas(const sv_replicas *models, size_t n_models, qr_buf *out);
 
 #endif

@@ -105,6 +105,8 @@ static void write_replicas(qr_json_out *json, const sv_model *m)
         qr_out_int(json, "errors", r->errors);
         qr_out_int(json, "overloads", r->overloads);
         qr_out_int(json, "ejections", r->ejections);
+        qr_out_int(json, "hedges", r->hedges);
+        qr_out_int(json, "hedges_won", r->hedges_won);
         qr_out_close(json, '}');
     }
     if (n > 0) qr_out_close(json, ']');
@@ -248,11 +250,13 @@ void sv_on_metrics(sv_server *s, sv_exchange *x)
     sv_gauges gauges = {s->n_waiting, sv_is_loaded(s) && !s->draining, engine_info(&s->models[0]).max_batch_tokens, qr_memory_resident(),
                         s->start};
     sv_metrics_write(&s->metrics, &sum, &gauges, &x->answer);
-    for (size_t i = 0; i < s->options.n_models; i++) {
-        size_t n;
-        qr_replica *replicas = list_replicas(&s->models[i], &n);
-        if (n > 0) sv_metrics_write_replicas(s->models[i].name, replicas, n, &x->answer);
-        qr_free(replicas);
+    sv_replicas *replicas = qr_calloc(s->options.n_models, sizeof *replicas);
+    for (size_t i = 0; replicas != NULL && i < s->options.n_models; i++) {
+        replicas[i].model = s->models[i].name;
+        replicas[i].list = list_replicas(&s->models[i], &replicas[i].n);
     }
+    if (replicas != NULL) sv_metrics_write_replicas(replicas, s->options.n_models, &x->answer);
+    for (size_t i = 0; replicas != NULL && i < s->options.n_models; i++) qr_free(replicas[i].list);
+    qr_free(replicas);
     sv_answer(x, 200, "text/plain; version=0.0.4; charset=utf-8");
 }

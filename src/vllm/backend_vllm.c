@@ -33,6 +33,15 @@ static const double publish_every_s = 0.1, poll_cancel_s = 0.05;
 
 struct work_state;
 
+/* A request for a part's documents. */
+typedef struct attempt {
+    struct part *part;
+    qr_vllm_call call;
+    qr_vllm_replica *replica; /* that has it now; NULL: none */
+    qr_http_request request;
+    double began;
+} attempt;
+
 /* Documents that travel together. */
 typedef struct part {
     struct work_state *owner;
@@ -40,9 +49,8 @@ typedef struct part {
     uint64_t tokens, prefix_hash;
     int n_spoilt, n_refusals, is_retry;
     double not_before;
-    uint64_t avoid;           /* seed of the replica that failed last; 0: none */
-    qr_vllm_replica *replica; /* that has it now, or NULL: it waits */
-    qr_http_request request;
+    uint64_t avoid;       /* seed of the replica that failed last; 0: none */
+    attempt first, hedge; /* hedge: the same elsewhere, where the first takes long; with neither in work it waits */
     struct part *next;
 } part;
 
@@ -60,6 +68,8 @@ struct qr_backend {
     qr_work *works, *ended, **last_ended; /* in work: linked by `next`, as are those that `wait` has to give back */
     size_t n_waiting;                     /* parts without a replica */
     double retries, retries_at;           /* what is left of the allowance, and when it was reckoned */
+    qr_hedge hedging;
+    double next_hedge; /* when one may be due */
     atomic_int woken;
     qr_backend_stats stats;
 
@@ -104,6 +114,7 @@ static part *add_part(work_state *w, size_t first, size_t n)
     part *p = qr_calloc(1, sizeof *p);
     if (p == NULL) return NULL;
     p->owner = w;
+    p->first.part = p->hedge.part = p;
     p->call = (qr_vllm_call){.yes_id = w->backend->cfg.yes_id, .no_id = w->backend->cfg.no_id, .batch = &w->work->batch};
     set_range(p, first, n);
     p->next = w->parts;
@@ -119,25 +130,28 @@ static void free_part(part *p)
     while (*link != p) link = &(*link)->next;
     *link = p->next;
     p->owner->backend->n_waiting--;
-    qr_http_request_deinit(&p->request);
+    qr_http_request_deinit(&p->first.request);
+    qr_http_request_deinit(&p->hedge.request);
     qr_free(p);
 }
 
-/* Takes the part from its replica, whose load the caller has brought up to date. */
-static void detach(part *p)
+static int is_in_work(const part *p) { return p->first.replica != NULL || p->hedge.replica != NULL; }
+
+/* Takes the attempt from its replica, whose load the caller has brought up to date. */
+static void detach(attempt *a)
 {
-    p->replica = NULL;
-    p->owner->backend->n_waiting++;
-    qr_buf_deinit(&p->request.body);
-    qr_buf_deinit(&p->request.answer);
+    a->replica = NULL;
+    if (!is_in_work(a->part)) a->part->owner->backend->n_waiting++;
+    qr_buf_deinit(&a->request.body);
+    qr_buf_deinit(&a->request.answer);
 }
 
-static void cancel_part(part *p)
+static void cancel_attempt(attempt *a)
 {
-    if (p->replica == NULL) return;
-    qr_http_cancel(p->owner->backend->http, &p->request);
-    qr_load_dropped(&p->replica->load, p->tokens);
-    detach(p);
+    if (a->replica == NULL) return;
+    qr_http_cancel(a->part->owner->backend->http, &a->request);
+    qr_load_dropped(&a->replica->load, a->part->tokens);
+    detach(a);
 }
 
 /* Forgets all about the work. */
@@ -146,7 +160,8 @@ static void release(qr_backend *b, qr_work *work)
     work_state *w = work->state;
     if (w == NULL) return;
     while (w->parts != NULL) {
-        cancel_part(w->parts);
+        cancel_attempt(&w->parts->first);
+        cancel_attempt(&w->parts->hedge);
         free_part(w->parts);
     }
     qr_work **link = &b->works;
@@ -177,75 +192,92 @@ static void fail_work(qr_backend *b, qr_work *work, qr_status code, const char *
 
 /* The server could not take the request, through no fault of either. If it had nothing else to do, it was too large: some servers count
  * each document against the length of their queue. */
-static void on_overload(part *p, double now)
+static void on_overload(attempt *a, double now)
 {
-    qr_vllm_replica *r = p->replica;
-    double retry_after_s = p->request.retry_after_s;
+    part *p = a->part;
+    qr_vllm_replica *r = a->replica;
+    double retry_after_s = a->request.retry_after_s;
     r->n_overloads++;
     qr_load_overloaded(&r->load, p->tokens, retry_after_s, now);
     if (r->load.in_flight == 0 && p->call.n > 1) r->most_documents = p->call.n / 2;
-    if (p->request.status == 503) qr_vllm_pool_doubt(r); /* it may also be dying */
-    detach(p);
+    if (a->request.status == 503) qr_vllm_pool_doubt(r); /* it may also be dying */
+    detach(a);
     p->avoid = r->load.seed;
 }
 
 /* An answer that is none: from the second on, the next attempt waits. */
-static void on_spoilt(part *p, double now, const char *reason)
+static void on_spoilt(attempt *a, double now, const char *reason)
 {
+    part *p = a->part;
     qr_backend *b = p->owner->backend;
-    qr_vllm_replica *r = p->replica;
+    qr_vllm_replica *r = a->replica;
     char name[sizeof r->name];
     snprintf(name, sizeof name, "%s", r->name);
     r->n_errors++;
     qr_load_dropped(&r->load, p->tokens);
     p->avoid = r->load.seed;
     p->is_retry = 1;
-    detach(p);
-    if (++p->n_spoilt >= MAX_SPOILT) {
-        fail_work(b, p->owner->work, QR_E_BACKEND, name, reason);
-    } else if (p->n_spoilt > 1) {
-        p->not_before = now + ldexp(0.05, p->n_spoilt);
-    }
+    detach(a);
+    if (++p->n_spoilt > 1) p->not_before = now + ldexp(0.05, p->n_spoilt);
+    if (p->n_spoilt >= MAX_SPOILT && !is_in_work(p)) fail_work(b, p->owner->work, QR_E_BACKEND, name, reason);
     /* Of many that fail at once, as when it is killed, only the first counts: one by one they would look like a server that fails again and
      * again, and it would be left alone for long. */
     if (r->state == QR_VLLM_UP) qr_vllm_pool_failed(&b->pool, r, 0, now, "%s", reason);
 }
 
 /* The server finds fault with the request itself: another one is asked, and if it agrees, or if there is none, that is the answer. */
-static void on_refusal(part *p, double now, const char *reason)
+static void on_refusal(attempt *a, double now, const char *reason)
 {
+    part *p = a->part;
     qr_backend *b = p->owner->backend;
     if (++p->n_refusals < MAX_REFUSALS && b->pool.n_up > 1) {
-        on_spoilt(p, now, reason);
+        on_spoilt(a, now, reason);
         return;
     }
-    char name[sizeof p->replica->name];
-    snprintf(name, sizeof name, "%s", p->replica->name);
-    p->replica->n_errors++;
-    qr_load_dropped(&p->replica->load, p->tokens);
-    detach(p);
-    fail_work(b, p->owner->work, QR_E_BACKEND, name, reason);
+    char name[sizeof a->replica->name];
+    snprintf(name, sizeof name, "%s", a->replica->name);
+    a->replica->n_errors++;
+    qr_load_dropped(&a->replica->load, p->tokens);
+    detach(a);
+    if (!is_in_work(p)) fail_work(b, p->owner->work, QR_E_BACKEND, name, reason);
 }
 
-static void on_results(part *p, double now)
+/* The other attempt at the same is not needed any more. Where it was the first, its replica is not to look idle for that: it took this long
+ * at least. */
+static void withdraw_other(attempt *a, double now)
 {
-    qr_vllm_replica *r = p->replica;
+    part *p = a->part;
+    attempt *other = a == &p->first ? &p->hedge : &p->first;
+    if (a == &p->hedge) a->replica->n_hedges_won++;
+    if (other->replica == NULL) return;
+    qr_http_cancel(p->owner->backend->http, &other->request);
+    if (other == &p->first) qr_load_answered(&other->replica->load, p->tokens, now - other->began);
+    else qr_load_dropped(&other->replica->load, p->tokens);
+    detach(other);
+}
+
+static void on_results(attempt *a, double now)
+{
+    part *p = a->part;
+    qr_vllm_replica *r = a->replica;
     work_state *w = p->owner;
     qr_backend *b = w->backend;
     qr_error err = {0};
-    if (qr_vllm_read_answer(&p->call, p->request.answer.data, p->request.answer.n, w->work->out + p->call.first, &err) != QR_OK) {
-        on_spoilt(p, now, err.msg);
+    if (qr_vllm_read_answer(&a->call, a->request.answer.data, a->request.answer.n, w->work->out + p->call.first, &err) != QR_OK) {
+        on_spoilt(a, now, err.msg);
         return;
     }
-    qr_load_answered(&r->load, p->tokens, p->request.seconds);
+    qr_hedge_answered(&b->hedging, p->tokens, now - p->first.began);
+    withdraw_other(a, now);
+    qr_load_answered(&r->load, p->tokens, a->request.seconds);
     qr_vllm_pool_heard(&b->pool, r, now);
     if (p->call.n == r->most_documents && ++r->n_full % FULL_TO_GROW == 0) r->most_documents++;
     r->n_requests++;
     r->n_documents += p->call.n;
     r->n_tokens += p->tokens;
-    r->seconds += p->request.seconds;
+    r->seconds += a->request.seconds;
     b->stats.computed_tokens += p->tokens;
-    detach(p);
+    detach(a);
     w->n_left -= p->call.n;
     free_part(p);
     if (w->n_left == 0) end_work(b, w->work, QR_OK, NULL);
@@ -253,20 +285,21 @@ static void on_results(part *p, double now)
 
 static void on_answer(qr_http_request *request)
 {
-    part *p = request->owner;
-    qr_vllm_replica *r = p->replica;
+    attempt *a = request->owner;
+    part *p = a->part;
+    qr_vllm_replica *r = a->replica;
     qr_backend *b = p->owner->backend;
     double now = qr_now();
     char reason[400], text[160];
     int status = request->status;
     if (status == 200) {
-        on_results(p, now);
+        on_results(a, now);
         return;
     }
     if (status == 0) {
         snprintf(reason, sizeof reason, "%s", request->error); /* the part, and so the request, may be freed below */
         if (!request->is_refused) {
-            on_spoilt(p, now, reason);
+            on_spoilt(a, now, reason);
             return;
         }
         p->is_retry = 1;
@@ -279,15 +312,15 @@ static void on_answer(qr_http_request *request)
     qr_vllm_error_text(request->answer.data, request->answer.n, text, sizeof text);
     snprintf(reason, sizeof reason, "%s: status %d: %s", qr_vllm_protocol_route(r->protocol), status, text);
     if (status == 429 || status == 503) {
-        on_overload(p, now);
+        on_overload(a, now);
     } else if (status == 413 && p->call.n > 1) {
         r->most_documents = p->call.n / 2;
         qr_load_dropped(&r->load, p->tokens);
-        detach(p);
+        detach(a);
     } else if (status == 400 || status == 413 || status == 422) {
-        on_refusal(p, now, reason);
+        on_refusal(a, now, reason);
     } else {
-        on_spoilt(p, now, reason);
+        on_spoilt(a, now, reason);
     }
 }
 
@@ -296,12 +329,12 @@ static void on_lost(void *arg, qr_vllm_replica *r)
 {
     qr_backend *b = arg;
     for (qr_work *work = b->works; work != NULL; work = work->next)
-        for (part *p = ((work_state *) work->state)->parts; p != NULL; p = p->next)
-            if (p->replica == r) {
-                cancel_part(p);
-                p->avoid = r->load.seed;
-                p->is_retry = 1;
-            }
+        for (part *p = ((work_state *) work->state)->parts; p != NULL; p = p->next) {
+            if (p->first.replica != r && p->hedge.replica != r) continue;
+            cancel_attempt(p->first.replica == r ? &p->first : &p->hedge);
+            p->avoid = r->load.seed;
+            p->is_retry = 1;
+        }
 }
 
 /* ---- requests ---------------------------------------------------------------------------------------------------------------------- */
@@ -327,7 +360,6 @@ static size_t index_of_seed(const qr_vllm_pool *pool, uint64_t seed)
 static int fit(part *p, const qr_vllm_replica *r)
 {
     p->call.protocol = r->protocol;
-    p->call.model = r->model;
     size_t n = qr_vllm_capacity(&p->call);
     if (n > r->most_documents) n = r->most_documents > 0 ? r->most_documents : 1;
     if (n == p->call.n) return 1;
@@ -339,28 +371,68 @@ static int fit(part *p, const qr_vllm_replica *r)
     return 1;
 }
 
-static qr_status send_part(qr_backend *b, part *p, qr_vllm_replica *r, qr_error *err)
+static qr_status send(qr_backend *b, attempt *a, qr_vllm_replica *r, qr_error *err)
 {
     char url[1024];
-    if (!fit(p, r)) return qr_fail(err, QR_E_MEMORY, "no memory for a request");
+    part *p = a->part;
     snprintf(url, sizeof url, "%s%s", r->base, qr_vllm_protocol_route(r->protocol));
-    p->request.url = url;
-    p->request.connect_to = r->connect_to;
-    p->request.timeout_seconds = b->cfg.place.vllm.timeout_seconds > 0 ? b->cfg.place.vllm.timeout_seconds : default_timeout_s;
-    p->request.max_answer_bytes = qr_vllm_answer_bytes(&p->call);
-    p->request.done = on_answer;
-    p->request.owner = p;
-    p->request.body.n = 0;
-    qr_vllm_write_call(&p->call, &p->request.body);
-    if (p->request.body.failed) return qr_fail(err, QR_E_MEMORY, "no memory for a request");
-    qr_status status = qr_http_start(b->http, &p->request, err);
+    a->call = p->call;
+    a->call.protocol = r->protocol;
+    a->call.model = r->model;
+    a->request.url = url;
+    a->request.connect_to = r->connect_to;
+    a->request.timeout_seconds = b->cfg.place.vllm.timeout_seconds > 0 ? b->cfg.place.vllm.timeout_seconds : default_timeout_s;
+    a->request.max_answer_bytes = qr_vllm_answer_bytes(&a->call);
+    a->request.done = on_answer;
+    a->request.owner = a;
+    a->request.body.n = 0;
+    qr_vllm_write_call(&a->call, &a->request.body);
+    if (a->request.body.failed) return qr_fail(err, QR_E_MEMORY, "no memory for a request");
+    qr_status status = qr_http_start(b->http, &a->request, err);
     if (status != QR_OK) return status;
-    if (r->load.in_flight == 0) r->last_heard = r->last_asked = qr_now(); /* silence is measured from here */
+    a->began = qr_now();
+    if (r->load.in_flight == 0) r->last_heard = r->last_asked = a->began; /* silence is measured from here */
     qr_load_begin(&r->load, p->tokens);
-    p->replica = r;
-    b->n_waiting--;
-    b->retries = fmin(b->retries + retries_per_request, most_retries);
+    if (!is_in_work(p)) b->n_waiting--;
+    a->replica = r;
     return QR_OK;
+}
+
+static qr_status send_part(qr_backend *b, part *p, qr_vllm_replica *r, qr_error *err)
+{
+    if (!fit(p, r)) return qr_fail(err, QR_E_MEMORY, "no memory for a request");
+    qr_status status = send(b, &p->first, r, err);
+    if (status != QR_OK) return status;
+    b->retries = fmin(b->retries + retries_per_request, most_retries);
+    b->next_hedge = fmin(b->next_hedge, p->first.began + qr_hedge_after(&b->hedging, p->tokens));
+    return QR_OK;
+}
+
+/* Whether the replica takes all of the part's documents in one request. */
+static int takes(const qr_vllm_replica *r, const part *p)
+{
+    qr_vllm_call call = p->call;
+    call.protocol = r->protocol;
+    return qr_vllm_capacity(&call) >= p->call.n && r->most_documents >= p->call.n;
+}
+
+/* Asks elsewhere for what takes longer than usual, while nothing waits for a place. */
+static void hedge(qr_backend *b, double now)
+{
+    double next = INFINITY;
+    for (qr_work *work = b->works; work != NULL; work = work->next)
+        for (part *p = ((work_state *) work->state)->parts; p != NULL; p = p->next) {
+            if (p->first.replica == NULL || p->hedge.replica != NULL) continue;
+            double due = p->first.began + qr_hedge_after(&b->hedging, p->tokens);
+            size_t busy = index_of_seed(&b->pool, p->first.replica->load.seed), i = SIZE_MAX;
+            if (due <= now) i = qr_balance(b->pool.loads, b->pool.n, p->prefix_hash, p->tokens, busy, now);
+            qr_error ignored = {0};
+            if (i != SIZE_MAX && i != busy && takes(b->pool.replicas[i], p) && qr_hedge_take(&b->hedging) &&
+                send(b, &p->hedge, b->pool.replicas[i], &ignored) == QR_OK)
+                b->pool.replicas[i]->n_hedges++;
+            else next = fmin(next, fmax(due, now + poll_cancel_s)); /* there may be room, or an allowance, later */
+        }
+    b->next_hedge = next;
 }
 
 /* Gives waiting parts to replicas, oldest work first, while there is room; returns when to try again. */
@@ -372,7 +444,7 @@ static double dispatch(qr_backend *b, double now)
         qr_status status = QR_OK;
         qr_error error = {0};
         for (part *p = ((work_state *) work->state)->parts; p != NULL && status == QR_OK; p = p->next) {
-            if (p->replica != NULL) continue;
+            if (is_in_work(p)) continue;
             if (p->not_before > now) {
                 next = fmin(next, p->not_before);
                 continue;
@@ -418,6 +490,8 @@ static void describe(const qr_vllm_replica *r, qr_replica *out)
                         .errors = r->n_errors,
                         .overloads = r->n_overloads,
                         .ejections = r->n_ejections,
+                        .hedges = r->n_hedges,
+                        .hedges_won = r->n_hedges_won,
                         .seconds = r->seconds};
     snprintf(out->name, sizeof out->name, "%s", r->name);
     snprintf(out->state, sizeof out->state, "%s", states[r->state]);
@@ -467,6 +541,10 @@ static void run(qr_backend *b, double seconds)
     double now = qr_now();
     double wait = fmin(seconds, qr_vllm_pool_tick(&b->pool, now));
     if (b->n_waiting > 0) wait = fmin(wait, dispatch(b, now) - now);
+    if (b->cfg.place.vllm.hedge && b->n_waiting == 0) {
+        if (b->next_hedge <= now) hedge(b, now);
+        wait = fmin(wait, b->next_hedge - now);
+    }
     if (b->ended != NULL) wait = 0;
     /* What has changed is told ten times a second at most, and before a long sleep. */
     if (now - b->published_at >= publish_every_s) publish(b, now);
@@ -594,6 +672,7 @@ static qr_status vllm_open(qr_backend **out, const qr_backend_cfg *cfg, qr_error
     b->last_ended = &b->ended;
     b->retries = most_retries;
     b->retries_at = qr_now();
+    b->next_hedge = INFINITY;
     qr_status status = qr_http_open(&b->http, cfg->place.vllm.api_key, cfg->place.vllm.ca_file, err);
     if (status == QR_OK) status = qr_vllm_pool_open(&b->pool, &b->cfg, b->http, on_lost, b, err);
     if (status == QR_OK) status = await_server(b, err);

@@ -47,6 +47,21 @@ void qr_load_overloaded(qr_load *load, uint64_t tokens, double retry_after_s, do
 /* It ended otherwise. */
 void qr_load_dropped(qr_load *load, uint64_t tokens);
 
+/* Hedging ("The Tail at Scale", CACM 56:2): what has not been answered after the time in which 95 of 100 requests are, for their number of
+ * tokens, is asked for elsewhere as well. At most one request in twenty is. */
+typedef struct qr_hedge {
+    double slow;      /* seconds per token, as qr_load.usual, that 95 % stay below; learnt */
+    unsigned n;       /* requests that this rests on */
+    double allowance; /* hedges that may be begun */
+} qr_hedge;
+
+/* A request was answered, or another one was first, after so many seconds. */
+void qr_hedge_answered(qr_hedge *hedge, uint64_t tokens, double seconds);
+/* Seconds after its begin from which a request is to be hedged; infinite while nothing is known. */
+double qr_hedge_after(const qr_hedge *hedge, uint64_t tokens);
+/* Takes one from the allowance, if there is one. */
+int qr_hedge_take(qr_hedge *hedge);
+
 /* A well mixed 64-bit value. */
 uint64_t qr_load_hash(uint64_t value);
 

@@ -43,7 +43,7 @@ typedef struct qr_vllm_replica {
     double next_check, last_heard, last_asked; /* on the clock of qr_now */
     unsigned n_failures;                       /* in a row */
 
-    uint64_t n_requests, n_documents, n_tokens, n_errors, n_overloads, n_ejections;
+    uint64_t n_requests, n_documents, n_tokens, n_errors, n_overloads, n_ejections, n_hedges, n_hedges_won;
     double seconds; /* of answered requests together */
 } qr_vllm_replica;
 

@@ -288,6 +288,51 @@ def test_a_replica_is_frozen(vllm, serve):
     service.server.wait_for(lambda: service.replicas()[a.url]["state"] == "up", "the replica's return")
 
 
+def test_hedging(vllm, serve):
+    """What one server keeps for long, though it is healthy, another is asked for; the first is told that nobody waits any more."""
+    a, b = vllm(delay=0.01), vllm(delay=0.01)
+    service = Service(serve, *urls(a, b), "--vllm-hedge")
+    assert [x.status for x in service.load(4, 120)] == [200] * 120
+    favourite = max(a, b, key=lambda fake: fake.n_answered)  # of the clients' one query
+    for _ in range(4):
+        favourite.faults = ["hang"]
+        assert [x.status for x in service.load(1, 40)] == [200] * 40
+        assert favourite.faults == []
+    service.server.wait_for(lambda: a.running == b.running == 0, "the end of what hung")
+    replicas = service.replicas()
+    assert sum(r["hedges_won"] for r in replicas.values()) >= 2
+    assert sum(r["hedges"] for r in replicas.values()) <= 0.05 * sum(r["requests"] for r in replicas.values())
+    assert [r["ejections"] for r in replicas.values()] == [0, 0]
+    metrics = service.server.get("/metrics").body.decode()
+    assert re.search(r'qwen_rerank_replica_hedges_won_total\{model="[^"]+",replica="[^"]+"\} [1-9]', metrics)
+
+
+def test_no_hedging_without_a_second_server(vllm, serve):
+    fake = vllm()
+    service = Service(serve, *urls(fake), "--vllm-hedge", "--vllm-timeout", "1")
+    assert [x.status for x in service.load(4, 80)] == [200] * 80
+    fake.faults = ["hang"]
+    assert service.rerank().status == 200  # asked for again after the time limit
+    assert service.replicas()[fake.url]["hedges"] == 0
+
+
+def test_metrics_of_several_models(vllm, serve):
+    """One head for each name: Prometheus refuses a second."""
+    fake = vllm()
+    server = serve("--backend", "vllm", *urls(fake), "--model", f"one={MODEL}", "--model", f"two={MODEL}")
+    lines = server.get("/metrics").body.decode().splitlines()
+    heads = [line for line in lines if line.startswith("#")]
+    assert len(heads) == len(set(heads))
+    assert {re.search('model="([^"]+)"', line)[1] for line in lines if line.startswith("qwen_rerank_replica_up{")} == {"one", "two"}
+
+
+def test_several_urls_in_a_variable(vllm):
+    a, b = vllm(), vllm()
+    env = environment(QWEN_RERANK_VLLM_URL=f" {a.url}, {b.url}\n")
+    done = cli("score", "-v", stdin="".join(json.dumps(p) + "\n" for p in PAIRS[:5]), env=env)
+    assert done.returncode == 0 and "of 2 vLLM servers" in done.stderr.decode()
+
+
 def test_rolling_restart(vllm, serve):
     """Each replica in turn says that it is going, refuses connections, and comes back, under load."""
     replicas = [vllm(delay=0.02) for _ in range(3)]

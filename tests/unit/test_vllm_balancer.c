@@ -235,9 +235,38 @@ static void test_avoided(void **state)
     assert_int_equal(qr_balance(sim.loads, 2, 7, 100, 0, 0), 0);
 }
 
+/* 100,000 requests of 100 to 1,100 tokens at 0.1 ms each, 2 of 100 of them 20 times as slow as they should be: hedging finds these, and
+ * takes at most one in twenty even while all become three times as slow. */
+static void test_hedging(void **state)
+{
+    (void) state;
+    qr_hedge h = {0};
+    uint32_t seed = 7;
+    unsigned n_hedges = 0, n_slow = 0, n_found = 0;
+    assert_true(isinf(qr_hedge_after(&h, 100)));
+    assert_false(qr_hedge_take(&h));
+    for (unsigned i = 0; i < 100000; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        uint64_t tokens = 100 + (seed >> 8) % 1000;
+        int is_slow = (seed >> 20) % 50 == 0;
+        double usual = (double) (tokens + 512) * 1e-4 * (0.8 + 0.4 * (seed >> 24) / 256.0) * (i >= 50000 && i < 60000 ? 3 : 1);
+        double seconds = is_slow ? 20 * usual : usual, after = qr_hedge_after(&h, tokens);
+        n_slow += (unsigned) is_slow;
+        if (seconds > after && qr_hedge_take(&h)) {
+            n_hedges++;
+            n_found += (unsigned) is_slow;
+            seconds = fmin(seconds, after + usual);
+        }
+        qr_hedge_answered(&h, tokens, seconds);
+    }
+    assert_true(n_hedges <= 5000 + 10);
+    assert_true(n_found > n_slow * 9 / 10);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_hedging),
         cmocka_unit_test(test_even_work),
         cmocka_unit_test(test_slow_replicas),
         cmocka_unit_test(test_no_herd_on_recovery),
