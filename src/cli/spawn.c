@@ -18,9 +18,6 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
-#ifdef __linux__
-#include <sys/prctl.h>
-#endif
 
 /* Every build of vLLM has the module; the program `vllm` is missing in some. */
 #define DEFAULT_COMMAND "python3 -m vllm.entrypoints.openai.api_server"
@@ -36,6 +33,8 @@ struct cli_spawn {
     qr_log_fn log;
     void *log_arg;
     pthread_t thread;
+    pid_t guard;
+    int to_guard; /* the group to end should this process die, 0 for none */
     atomic_int stop, failed;
     int is_started;
     int is_ready; /* it has said so since it was started */
@@ -63,9 +62,6 @@ static pid_t start(const cli_spawn *s, int *output)
     pid_t pid = fork();
     if (pid == 0) {
         setpgid(0, 0);
-#ifdef __linux__
-        prctl(PR_SET_PDEATHSIG, SIGTERM); /* when this thread, and so this process, ends */
-#endif
         sigset_t none;
         sigemptyset(&none);
         sigprocmask(SIG_SETMASK, &none, NULL);
@@ -90,6 +86,52 @@ static pid_t start(const cli_spawn *s, int *output)
     *output = ends[0];
     return pid;
 }
+
+/* ---- the guard: a process that ends vLLM should this one die without a chance to, as by kill -9 -------------------------------------- */
+
+/* The end of its input is our end. All groups that it was told of, but the last, have been ended here. */
+static void watch(int input)
+{
+    pid_t group = 0;
+    for (pid_t news; read(input, &news, sizeof news) == (ssize_t) sizeof news;) group = news;
+    if (group > 0) kill(-group, SIGTERM);
+    for (int i = 0; group > 0 && i < STOP_S * 50 && kill(-group, 0) == 0; i++) usleep(20000);
+    if (group > 0) kill(-group, SIGKILL);
+    _exit(0);
+}
+
+/* Before there are threads, sockets and handlers that it would share. */
+static int start_guard(cli_spawn *s)
+{
+    int ends[2];
+    if (pipe(ends) != 0) return 0;
+    s->guard = fork();
+    if (s->guard == 0) {
+        setpgid(0, 0); /* Ctrl-C in a terminal is not for it */
+        for (int fd = 0; fd < 256; fd++)
+            if (fd != ends[0]) close(fd);
+        watch(ends[0]);
+    }
+    close(ends[0]);
+    fcntl(ends[1], F_SETFD, FD_CLOEXEC);
+    s->to_guard = ends[1];
+    return s->guard > 0;
+}
+
+static void tell_guard(const cli_spawn *s, pid_t group)
+{
+    if (write(s->to_guard, &group, sizeof group) < 0)
+        say(s, QR_LOG_WARN, "vLLM would outlive this process if it were killed: its guard is gone");
+}
+
+static void stop_guard(cli_spawn *s)
+{
+    if (s->guard <= 0) return;
+    close(s->to_guard);
+    waitpid(s->guard, NULL, 0);
+}
+
+/* ---- following it -------------------------------------------------------------------------------------------------------------------- */
 
 /* Its start-up is told to everyone, later only what went wrong. */
 static void take_line(cli_spawn *s, const char *line)
@@ -158,9 +200,11 @@ static void *run(void *arg)
         s->is_ready = 0;
         pid_t pid = start(s, &output);
         if (pid > 0) {
+            tell_guard(s, pid);
             say(s, QR_LOG_INFO, "vLLM is started as process %ld, on %s", (long) pid, s->url);
             follow(s, pid, output);
             int status = end(pid);
+            tell_guard(s, 0);
             close(output);
             if (s->stop) break;
             if (WIFSIGNALED(status)) say(s, QR_LOG_WARN, "vLLM was ended by signal %d", WTERMSIG(status));
@@ -244,6 +288,12 @@ int cli_spawn_open(cli_spawn **out, const cli_args *args, const char *dir, qr_lo
         cli_error(args, "out of memory");
         return CLI_FAILURE;
     }
+    if (!start_guard(s)) {
+        qr_free(s->text);
+        qr_free(s);
+        cli_error(args, "--spawn: cannot start a process: %s", strerror(errno));
+        return CLI_FAILURE;
+    }
     memcpy(s->text, command, n);
     char *model = strcpy(s->text + n + 1, dir);
     s->log = log;
@@ -269,6 +319,7 @@ void cli_spawn_close(cli_spawn *s)
     if (s == NULL) return;
     s->stop = 1;
     if (s->is_started) pthread_join(s->thread, NULL);
+    stop_guard(s);
     qr_free(s->text);
     qr_free(s);
 }

@@ -323,7 +323,8 @@ class FakeVllm:
 
 
 def main():
-    """As the child of --spawn: takes the command line of vLLM's server. A file named by FAKE_VLLM_CRASH makes it end at the start."""
+    """As the child of --spawn: takes the command line of vLLM's server. A file named by FAKE_VLLM_CRASH makes it end at the start,
+    FAKE_VLLM_DEAF ignore SIGTERM."""
     parser = argparse.ArgumentParser()
     for flag in ("--host", "--served-model-name", "--dtype", "--model"):
         parser.add_argument(flag, required=True)
@@ -334,6 +335,8 @@ def main():
     print("INFO: loading", a.model, a.dtype, flush=True)
     if os.path.exists(os.environ.get("FAKE_VLLM_CRASH", "")):
         sys.exit("ERROR: crashed on purpose")
+    if "FAKE_VLLM_DEAF" in os.environ:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     child = subprocess.Popen(["sleep", "1000"])  # as vLLM's engine: outlives whoever started it
     tokens = {}
 

@@ -444,6 +444,19 @@ def test_vllm_as_a_child(serve, tmp_path):
     assert any("ended by signal 9" in m for m in said) and any("vLLM says: INFO: loading" in m for m in said)
 
 
+@pytest.mark.parametrize("deaf", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_no_orphan_is_left(serve, deaf):
+    """By kill -9 of our server, nobody is there to stop vLLM but its guard; one that does not heed SIGTERM is killed after 20 s."""
+    command = f"{sys.executable} {TESTS / 'backends' / 'fake_vllm.py'}"
+    variables = {"FAKE_VLLM_DEAF": "1"} if deaf else {}
+    service = Service(serve, "--spawn", "--vllm-command", command, "--max-length", "2000", QR_TEST_PROGRAM=PROGRAM, **variables)
+    (pids,) = pids_of(service.server)
+    assert all(is_alive(pid) for pid in pids)
+    service.server.process.kill()
+    service.server.process.wait()
+    service.server.wait_for(lambda: not any(is_alive(pid) for pid in pids), "the end of vLLM and its engine")
+
+
 def test_a_child_that_does_not_start(tmp_path):
     crash = tmp_path / "crash"
     crash.touch()
