@@ -94,7 +94,6 @@ typedef struct qr_options {
     const char *yes_token, *no_token; /* NULL: "yes" and "no"; each must be a single token */
     qr_log_fn log;                    /* NULL: silent */
     void *log_arg;
-    int warm_up;               /* 1: run a tiny batch while opening, so that the first call is as fast as the next */
     size_t result_cache_bytes; /* bound of a cache of scores, by prompt; 0: none */
     size_t memory_limit;       /* bytes that the backend may plan for; 0: what the machine, or the container, has free; QR_SIZE_NONE: any */
     size_t max_batch_documents; /* documents computed together, beside max_batch_tokens; 0: any number */
@@ -102,6 +101,8 @@ typedef struct qr_options {
     const char *device; /* of backends that have several: "cpu", "cuda", "cuda:1", "cuda:0,cuda:1", "mps"; NULL or "auto": the best */
     qr_switch flash_attention; /* pytorch: attention over packed sequences by CUDA's flash kernels; by default where they work */
     qr_switch compile;         /* mlx: compile the graph; by default where it is faster */
+    int vllm_hedge;            /* vllm: 1: what takes longer than 95 of 100 requests is asked of a second server as well; at most 1 in 20 */
+    int warm_up;               /* 1: run a tiny batch while opening, so that the first call is as fast as the next */
     const char *torch_dir;     /* pytorch: folder of libtorch; NULL: the torch that python3 would import */
     const char *plugin_dir;    /* folder of backends built as plug-ins; NULL: beside the program or library */
     /* The backend vllm: servers elsewhere that have the model; `model` then needs only config.json and tokenizer.json. */
@@ -113,7 +114,6 @@ typedef struct qr_options {
     const char *vllm_ca_file;    /* certificates to trust, PEM; NULL: the system's */
     double vllm_timeout_seconds; /* for the answer to one request; 0: 120 */
     double vllm_wait_seconds;    /* how long opening waits for a server that cannot be reached yet; 0: not at all */
-    int vllm_hedge;              /* 1: what takes longer than 95 of 100 requests is asked of a second server as well; at most 1 in 20 */
 } qr_options;
 
 typedef struct qr_engine qr_engine;

@@ -12,12 +12,13 @@ class Options(c.Structure):
         ("model", c.c_char_p), ("backend", c.c_char_p), ("dtype", c.c_int), ("threads", c.c_int), ("max_length", c.c_size_t),
         ("max_batch_tokens", c.c_size_t), ("prefix_cache_bytes", c.c_size_t), ("instruction", c.c_char_p), ("prefix", c.c_char_p),
         ("suffix", c.c_char_p), ("query_template", c.c_char_p), ("document_template", c.c_char_p), ("yes_token", c.c_char_p),
-        ("no_token", c.c_char_p), ("log", c.c_void_p), ("log_arg", c.c_void_p), ("warm_up", c.c_int),
+        ("no_token", c.c_char_p), ("log", c.c_void_p), ("log_arg", c.c_void_p),
         ("result_cache_bytes", c.c_size_t), ("memory_limit", c.c_size_t), ("max_batch_documents", c.c_size_t),
         ("max_concurrent", c.c_size_t), ("device", c.c_char_p), ("flash_attention", c.c_int), ("compile", c.c_int),
+        ("vllm_hedge", c.c_int), ("warm_up", c.c_int),
         ("torch_dir", c.c_char_p), ("plugin_dir", c.c_char_p), ("vllm_urls", c.POINTER(c.c_char_p)), ("n_vllm_urls", c.c_size_t),
         ("vllm_model", c.c_char_p), ("vllm_api_key", c.c_char_p), ("vllm_protocol", c.c_char_p), ("vllm_ca_file", c.c_char_p),
-        ("vllm_timeout_seconds", c.c_double), ("vllm_wait_seconds", c.c_double), ("vllm_hedge", c.c_int),
+        ("vllm_timeout_seconds", c.c_double), ("vllm_wait_seconds", c.c_double),
     ]  # fmt: skip
 
 

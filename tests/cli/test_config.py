@@ -166,9 +166,9 @@ def test_mistakes_elsewhere(write):
     assert "not in int8" in fails(4, "score", "--dtype", "int8", stdin='{"query":"a","document":"b"}')
 
 
-def test_several_backends_in_order():
-    assert score([{"query": "a", "document": "b"}], "--backend", "mlx,cpu")
-    assert 'no backend of "mlx,vllm" can be used' in fails(1, "score", "--backend", "mlx,vllm")
+def test_several_backends_in_order(tmp_path):
+    assert score([{"query": "a", "document": "b"}], "--backend", "mlx,cpu", "--plugin-dir", tmp_path)
+    assert 'no backend of "mlx,vllm" can be used' in fails(1, "score", "--backend", "mlx,vllm", "--plugin-dir", tmp_path)
 
 
 def test_memory_limit():
