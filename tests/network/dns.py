@@ -4,6 +4,7 @@ import subprocess
 import time
 
 import pytest
+from servers import serve, tokenize, vllm  # noqa: F401, first: it makes the others be found
 from support import HANG_S, PROGRAM, environment
 from support_dns import NameServer, asking
 from test_vllm import DOCUMENTS, Service
@@ -39,7 +40,7 @@ def load_until(service, condition):
         assert {x.status for x in service.load(4, 20)} == {200}
 
 
-def test_addresses_come_and_go(vllm, serve, names):
+def test_addresses_come_and_go(vllm, serve, names):  # noqa: F811
     """Resolved again every 15 seconds: new servers get work, those whose address is gone finish what they have, and no request is lost."""
     first = vllm(host="127.9.0.1")
     fakes = [first] + [vllm(host=f"127.9.0.{i}", port=first.port) for i in (2, 3, 4)]
@@ -68,7 +69,7 @@ def test_addresses_come_and_go(vllm, serve, names):
     assert [f.n_answered > n for f, n in zip(fakes, before)] == [False, True, False, False]
 
 
-def test_hundreds_of_addresses(vllm, serve, names):
+def test_hundreds_of_addresses(vllm, serve, names):  # noqa: F811
     """More than an answer by UDP can have: libc asks by TCP. All are checked, all get work."""
     first = vllm(host="127.9.1.1")
     fakes = [first] + [vllm(host=f"127.9.1.{i}", port=first.port) for i in range(2, 201)]
@@ -81,7 +82,7 @@ def test_hundreds_of_addresses(vllm, serve, names):
     assert sum(f.n_answered > 0 for f in fakes) > 100  # each query has one of its own
 
 
-def test_a_name_that_does_not_exist(vllm, names):
+def test_a_name_that_does_not_exist(vllm, names):  # noqa: F811
     fake = vllm(host="127.9.0.1")
     command = [*names.words, PROGRAM, "score", "--vllm-url", f"http://nothing.test:{fake.port}"]
     done = subprocess.run(command, input=b'{"query": "q", "document": "d"}\n', capture_output=True, env=environment())

@@ -3,6 +3,7 @@
 import socket
 
 import pytest
+from servers import serve, tokenize, vllm  # noqa: F401, first: it makes the others be found
 from support import environment, fails, score
 from support_tls import Https
 from test_vllm import PAIRS, Service, check
@@ -21,19 +22,19 @@ def https(tmp_path):
         s.close()
 
 
-def test_http_2_is_agreed_on(vllm, https):
+def test_http_2_is_agreed_on(vllm, https):  # noqa: F811
     server = https(vllm())
     check(score(PAIRS, "--vllm-url", server.url, "--vllm-ca", server.ca_file))
     assert len(server.versions) > 3 and set(server.versions) == {"2"}
 
 
-def test_http_1_where_the_server_has_no_other(vllm, https):
+def test_http_1_where_the_server_has_no_other(vllm, https):  # noqa: F811
     server = https(vllm(), alpn=["http/1.1"])
     check(score(PAIRS, "--vllm-url", server.url, "--vllm-ca", server.ca_file))
     assert set(server.versions) == {"1.1"}
 
 
-def test_load_over_http_2(vllm, serve, https):
+def test_load_over_http_2(vllm, serve, https):  # noqa: F811
     servers = [https(vllm(delay=0.02)) for _ in range(2)]
     ca = servers[0].ca_file
     with open(ca, "a") as both, open(servers[1].ca_file) as other:
@@ -45,7 +46,7 @@ def test_load_over_http_2(vllm, serve, https):
     assert {x.status for x in service.load(8, 100)} == {200}
 
 
-def test_certificates_that_are_not_trusted(vllm, https, tmp_path):
+def test_certificates_that_are_not_trusted(vllm, https, tmp_path):  # noqa: F811
     server = https(vllm())
     for options in ([], ["--vllm-ca", https(vllm()).ca_file]):  # the system's, another CA's
         said = fails(1, "score", "--vllm-url", server.url, *options)
@@ -59,21 +60,21 @@ def test_certificates_that_are_not_trusted(vllm, https, tmp_path):
     assert not elsewhere.versions  # nothing was said to a server that is not the right one
 
 
-def test_plain_http_where_tls_is_spoken_and_the_reverse(vllm, https):
+def test_plain_http_where_tls_is_spoken_and_the_reverse(vllm, https):  # noqa: F811
     server, plain = https(vllm()), vllm()
     assert "out:" in fails(1, "score", "--vllm-url", server.url.replace("https", "http"))
     said = fails(1, "score", "--vllm-url", plain.url.replace("http", "https"))
     assert "SSL" in said or "TLS" in said
 
 
-def test_keys_over_tls(vllm, https):
+def test_keys_over_tls(vllm, https):  # noqa: F811
     server = https(vllm(key="sesame"))
     options = ["--vllm-url", server.url, "--vllm-ca", server.ca_file]
     check(score(PAIRS[:5], *options, "--vllm-api-key", "sesame"))
     assert "status 401" in fails(1, "score", *options)
 
 
-def test_proxies_of_the_environment_are_not_asked(vllm, https, monkeypatch):
+def test_proxies_of_the_environment_are_not_asked(vllm, https, monkeypatch):  # noqa: F811
     server = https(vllm())
     with socket.create_server(("127.0.0.1", 0)) as proxy:
         proxy.settimeout(0.2)

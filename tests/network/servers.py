@@ -1,4 +1,4 @@
-"""The fake vLLM servers and our own of tests/backends, for tests that need packages of their own (requirements.txt)."""
+"""The fake vLLM servers and our own of tests/backends. No conftest.py: `make test`, which leaves this folder's tests out, would load it."""
 
 import pathlib
 import sys
