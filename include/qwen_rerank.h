@@ -176,6 +176,7 @@ typedef struct qr_call {
     void *progress_arg;
     const volatile int *cancel; /* polled many times a second; set it to non-zero from any thread or signal handler */
     int want_ids_sha256;        /* fill qr_result.ids_sha256 */
+    int keep_going;             /* 1: where a batch fails, the others are computed all the same; the call fails then, too */
     double timeout_seconds;     /* 0: none; what is not computed by then fails the call with QR_E_TIMEOUT */
     qr_timing *timing;          /* or NULL; filled when the call ends */
 } qr_call;
@@ -184,7 +185,8 @@ typedef struct qr_call {
  * Any number of threads may call this on one engine: calls share it fairly, so that a short one need not wait for a long one. A document's
  * score does not depend on what else is in the call, on other calls, on the thread count or on max_batch_tokens. Documents of a query that
  * are alike are computed once.
- * QR_E_CANCELLED and QR_E_TIMEOUT: results with QR_RESULT_DONE set are valid. Any other failure: none is. */
+ * Of a call that fails, too, results with QR_RESULT_DONE set are valid: some of them with QR_E_CANCELLED, QR_E_TIMEOUT, QR_E_UNAVAILABLE
+ * and QR_E_BACKEND. */
 QR_API qr_status qr_score(qr_engine *engine, const qr_query *queries, size_t n_queries, qr_result *results /* [sum of n_documents] */,
                           const qr_call *call /* or NULL */, qr_error *err);
 

@@ -347,10 +347,17 @@ static void store_results(qr_scheduler *s, const room *r)
     }
 }
 
+static int has_more(const qr_scheduler *s, qr_job *job)
+{
+    for (const flight *f = s->flights; f != NULL; f = f->next)
+        if (f->job == job) return 1;
+    return seek_document(job);
+}
+
 /* Tells a caller how far its job is, and ends it if it is through. */
 static void report_job(qr_scheduler *s, qr_job *job)
 {
-    if (job->status != QR_OK) {
+    if (job->status != QR_OK && !(job->keep_going && has_more(s, job))) {
         qr_error error = job->error;
         finish(s, job, job->status, &error);
         return;
@@ -491,8 +498,15 @@ static void take_answer(qr_scheduler *s, flight *f)
     if (status == QR_OK) store_results(s, &f->room);
     pthread_mutex_unlock(&s->lock);
     end_flight(s, f);
-    if (status != QR_OK) finish(s, job, status, &error);
-    else report_job(s, job);
+    if (status != QR_OK && !job->keep_going) {
+        finish(s, job, status, &error);
+        return;
+    }
+    if (status != QR_OK && job->status == QR_OK) {
+        job->status = status;
+        job->error = error;
+    }
+    report_job(s, job);
 }
 
 /* Until a deadline, or until flags have to be looked at. */

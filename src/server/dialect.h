@@ -30,6 +30,7 @@ typedef struct sv_request {
     size_t max_length;          /* of the prompt, in tokens; 0: the engine's */
     size_t max_document_tokens; /* 0: none */
     qr_truncation truncation;
+    int partial; /* what could be scored is wanted even if the rest could not; only where the dialect can say so */
 } sv_request;
 
 /* What was found. `order` lists the documents from best to worst, as many as are wanted. */
@@ -41,7 +42,8 @@ typedef struct sv_outcome {
     long long created; /* Unix time */
     uint64_t prompt_tokens;
     size_t n_truncated;
-    int mirror_data; /* results are wanted as "data", too: some OpenAI-like clients look there */
+    const char *failure; /* why the results that are not done are missing; NULL: none is */
+    int mirror_data;     /* results are wanted as "data", too: some OpenAI-like clients look there */
 } sv_outcome;
 
 typedef struct sv_error {

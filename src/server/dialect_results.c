@@ -2,7 +2,7 @@
  * One answer with the fields of all of them; every client reads its own and ignores the rest.
  *
  * {"query", "documents": [...], "top_n"?, "return_documents"?} -> {"results": [{"index", "relevance_score", "document"?}], ...}, best
- * first.
+ * first. Ours: "partial": true -> "partial", "failed": [{"index", "error"}].
  */
 #include "server/dialect.h"
 
@@ -39,6 +39,27 @@ static void write_mirror(qr_json_out *json, const sv_request *r, const sv_outcom
     qr_out_close(json, ']');
 }
 
+static qr_status read(sv_request *r, qr_error *err)
+{
+    qr_status status = sv_read_bool(r->body, "partial", &r->partial, err);
+    return status == QR_OK ? sv_read_results(r, err) : status;
+}
+
+/* Of a request with "partial": which documents have no score, and why. */
+static void write_failed(qr_json_out *json, const sv_request *r, const sv_outcome *o)
+{
+    qr_out_bool(json, "partial", o->failure != NULL);
+    qr_out_open(json, "failed", '[');
+    for (size_t i = 0; i < r->n_documents; i++) {
+        if (o->results[i].flags & QR_RESULT_DONE) continue;
+        qr_out_open(json, NULL, '{');
+        qr_out_int(json, "index", i);
+        qr_out_string(json, "error", o->failure);
+        qr_out_close(json, '}');
+    }
+    qr_out_close(json, ']');
+}
+
 static void write(qr_json_out *json, const sv_request *r, const sv_outcome *o)
 {
     qr_out_open(json, NULL, '{');
@@ -57,6 +78,7 @@ static void write(qr_json_out *json, const sv_request *r, const sv_outcome *o)
         qr_out_close(json, '}');
     }
     qr_out_close(json, ']');
+    if (r->partial) write_failed(json, r, o);
     if (o->mirror_data) write_mirror(json, r, o);
     sv_write_usage(json, o);
     qr_out_open(json, "meta", '{');
@@ -80,4 +102,4 @@ static void write(qr_json_out *json, const sv_request *r, const sv_outcome *o)
     qr_out_close(json, '}');
 }
 
-const sv_dialect sv_dialect_results = {"results", matches, sv_read_results, write, sv_write_error, NULL, 0};
+const sv_dialect sv_dialect_results = {"results", matches, read, write, sv_write_error, NULL, 0};

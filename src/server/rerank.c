@@ -155,24 +155,37 @@ static void add_headers(ticket *t)
     if (t->dialect->has_timing_headers) add_timing_headers(t, total);
 }
 
+/* What a failed call has scored all the same; what ended it is none of the documents' fault. */
+static int has_part(const ticket *t)
+{
+    int may = t->status == QR_E_TIMEOUT || t->status == QR_E_UNAVAILABLE || t->status == QR_E_BACKEND;
+    for (size_t i = 0; may && t->request.partial && i < t->request.n_documents; i++)
+        if (t->results[i].flags & QR_RESULT_DONE) return 1;
+    return 0;
+}
+
 static void write_answer(sv_work *work)
 {
     ticket *t = (ticket *) work;
     sv_exchange *x = t->exchange;
     const sv_request *r = &t->request;
-    if (t->status != QR_OK) {
+    size_t n_done = 0;
+    if (t->status != QR_OK && !has_part(t)) {
         fail(t, t->status, &t->error);
         return;
     }
     qr_rank(t->results, r->n_documents, t->order);
     for (size_t i = 0; i < r->n_documents; i++) {
+        if (!(t->results[i].flags & QR_RESULT_DONE)) continue;
+        n_done++;
         t->prompt_tokens += t->results[i].n_tokens;
         t->n_truncated += (t->results[i].flags & QR_RESULT_TRUNCATED) != 0 || (t->cut != NULL && t->cut[i]);
     }
     sv_outcome outcome = {
         .results = t->results,
         .order = t->order,
-        .n_shown = r->top_n > 0 && r->top_n < r->n_documents ? r->top_n : r->n_documents,
+        .n_shown = r->top_n > 0 && r->top_n < n_done ? r->top_n : n_done,
+        .failure = t->status != QR_OK ? t->error.msg : NULL,
         .id = x->id,
         .model = model_name(t),
         .created = time(NULL),
@@ -183,7 +196,7 @@ static void write_answer(sv_work *work)
     qr_json_out json = sv_json_answer(x);
     if (t->wants_stream) qr_buf_printf(&x->answer, "event: result\ndata: ");
     t->dialect->write(&json, r, &outcome);
-    sv_metrics_scored(&t->server->metrics, &(sv_scored){r->n_documents, t->prompt_tokens, t->n_truncated, t->timing});
+    sv_metrics_scored(&t->server->metrics, &(sv_scored){n_done, t->prompt_tokens, t->n_truncated, t->timing});
     atomic_fetch_sub(&t->server->n_waiting, 1);
     if (!t->has_begun) add_headers(t);
     if (t->wants_stream) send_event(t, 1);
@@ -254,7 +267,8 @@ static qr_status begin_scoring(ticket *t, qr_error *err)
     if (t->wants_stream) t->told = qr_calloc(r->n_documents, 1);
     if (t->results == NULL || t->order == NULL || (t->wants_stream && t->told == NULL))
         return qr_fail(err, QR_E_MEMORY, "no memory for %zu documents", r->n_documents);
-    t->call = (qr_call){.cancel = &x->cancel, .timeout_seconds = t->server->options.request_timeout_s, .timing = &t->timing};
+    t->call = (qr_call){
+        .cancel = &x->cancel, .timeout_seconds = t->server->options.request_timeout_s, .keep_going = r->partial, .timing = &t->timing};
     if (t->wants_stream) {
         t->call.progress = on_progress;
         t->call.progress_arg = t;

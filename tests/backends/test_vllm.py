@@ -368,6 +368,47 @@ def test_a_queue_that_counts_documents(vllm, serve):
     assert max(len(r) for r in fake.requests[-5:]) <= 7
 
 
+def partial(service, n=20, status=200, **fields):
+    answer = service.server.post("/v1/rerank", {"query": "q", "documents": DOCUMENTS[:n], "partial": True} | fields)
+    assert answer.status == status, answer.body
+    return answer.json()
+
+
+def check_partial(service, answer, n=20):
+    """Every document is either scored rightly or has its reason."""
+    assert sorted([r["index"] for r in answer["results"]] + [f["index"] for f in answer["failed"]]) == list(range(n))
+    for r in answer["results"]:
+        assert r["relevance_score"] == pytest.approx(service.expected[r["index"]], abs=1e-5)
+    scores = [r["relevance_score"] for r in answer["results"]]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_partial_answers_when_the_time_is_up(vllm, serve):
+    fake = vllm()
+    service = Service(serve, *urls(fake), "--request-timeout", "2", "--max-batch-tokens", "100")
+    complete = partial(service)
+    assert complete["partial"] is False and complete["failed"] == [] and len(complete["results"]) == 20
+    fake.faults = [None] * 3 + ["hang"] * 100
+    answer = partial(service)
+    check_partial(service, answer)
+    assert answer["partial"] is True and 0 < len(answer["results"]) < 20 and "when the time was up" in answer["failed"][0]["error"]
+    fake.faults = "hang"
+    assert "0 of 20 documents" in partial(service, status=504)["message"]  # nothing to show
+
+
+def test_partial_answers_when_documents_fail(vllm, serve):
+    """The others are scored all the same; without "partial" the request fails."""
+    fake = vllm()
+    service = Service(serve, *urls(fake), "--max-batch-tokens", "20")
+    fake.max_model_len = 90
+    answer = partial(service)
+    check_partial(service, answer)
+    assert 0 < len(answer["failed"]) < 20 and min(f["index"] for f in answer["failed"]) > 5  # documents grow
+    assert "maximum context length" in answer["failed"][0]["error"]
+    assert partial(service, top_n=2)["results"] == answer["results"][:2]
+    assert service.server.post("/v1/rerank", {"query": "q", "documents": DOCUMENTS[:20]}).status == 500
+
+
 def test_no_server_is_left(vllm, serve):
     fake = vllm()
     service = Service(serve, *urls(fake), "--request-timeout", "2")
