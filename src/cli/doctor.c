@@ -64,7 +64,7 @@ static void put_check(deep *d, const char *backend, const char *device, qr_dtype
 static int check_device(deep *d, const char *backend, const qr_backend_place *place, const char *device)
 {
     qr_backend_place there = *place;
-    char why[256] = "";
+    char why[QR_REASON_SIZE] = "";
     if (device[0] != 0) there.device = device;
     if (qr_backend_probe(backend, &there, why, sizeof why) == QR_GRADE_NONE) return 0;
     int has_flash = strncmp(device, "cuda", 4) == 0;
@@ -147,7 +147,7 @@ static int run(const cli_args *args)
     if (as_json) qr_out_open(&json, "backends", '[');
     qr_backend_place place = cli_backend_place(args);
     for (size_t i = 0; qr_backend_names[i] != NULL; i++) {
-        char why[256] = "";
+        char why[QR_REASON_SIZE] = "";
         int value = qr_backend_probe(qr_backend_names[i], &place, why, sizeof why);
         if (as_json) {
             qr_out_open(&json, NULL, '{');

@@ -191,7 +191,7 @@ static int choose_runs(comparison *c)
     qr_backend_place place = cli_backend_place(c->args);
     code = add_run(c, "cpu:f32", 7);
     for (size_t i = 0; qr_backend_names[i] != NULL && code == CLI_OK; i++) {
-        char why[256];
+        char why[QR_REASON_SIZE];
         if (qr_backend_probe(qr_backend_names[i], &place, why, sizeof why) > QR_GRADE_NONE)
             code = add_run(c, qr_backend_names[i], strlen(qr_backend_names[i]));
         else cli_note(c->args, QR_LOG_WARN, "%s is left out: %s", qr_backend_names[i], why);

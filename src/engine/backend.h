@@ -16,6 +16,9 @@
 /* Raised when a field changes meaning; fields are only appended. A plug-in must also be of the same QR_VERSION, as it reads qr_model. */
 enum { QR_BACKEND_ABI = 3 };
 
+/* Room for a line that says why a backend can or cannot be used, with a path or two. */
+enum { QR_REASON_SIZE = 512 };
+
 /* What a usable backend's probe gives; the highest is chosen. Our own engine comes before what others compute on the CPU. */
 enum {
     QR_GRADE_NONE = 0, /* cannot be used here */

@@ -13,6 +13,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { DEFAULT_MAX_LENGTH = 8192, DEFAULT_BATCH_TOKENS = 2048, MAX_THREADS = 1024, MAX_IDLE = 8, MAX_URLS = 1024, N_PLACES = 7 };
 static const size_t default_prefix_cache_bytes = (size_t) 256 << 20;
@@ -30,6 +31,7 @@ struct qr_engine {
     char **urls;           /* [cfg.place.vllm.n_urls] */
     qr_scheduler *scheduler;
     double load_seconds;
+    pid_t process; /* the one with its thread */
 
     pthread_mutex_t lock;  /* guards the rest */
     qr_ids idle[MAX_IDLE]; /* without ids: what they hold is the encoder's scratch, with the words of former calls */
@@ -175,6 +177,7 @@ qr_status qr_engine_open_on(qr_engine **out, const qr_backend_ops *ops, const qr
     qr_engine *e = qr_calloc(1, sizeof *e);
     if (e == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for the engine");
     pthread_mutex_init(&e->lock, NULL);
+    e->process = getpid();
     status = open_parts(e, ops, options, err);
     if (status == QR_OK) status = start_scheduler(e, options, err);
     if (status != QR_OK) {
@@ -189,7 +192,7 @@ qr_status qr_engine_open_on(qr_engine **out, const qr_backend_ops *ops, const qr
 
 void qr_engine_close(qr_engine *e)
 {
-    if (e == NULL) return;
+    if (e == NULL || e->process != getpid()) return; /* after a fork, locks may be held by threads that are not here */
     qr_scheduler_close(e->scheduler);
     qr_prompt_close(e->prompt);
     qr_tok_close(e->tokenizer);
@@ -330,6 +333,9 @@ static void end_task(qr_job *job)
 static qr_status check_call(const qr_engine *e, const qr_query *queries, size_t n_queries, const qr_call *call, qr_error *err)
 {
     if (e == NULL || (queries == NULL && n_queries > 0)) return qr_fail(err, QR_E_ARG, "qr_score: engine or queries is NULL");
+    if (e->process != getpid())
+        return qr_fail(err, QR_E_ARG, "qr_score: the engine was opened by process %ld, from which this one was forked; open one here",
+                       (long) e->process);
     if (call != NULL && !(call->timeout_seconds >= 0))
         return qr_fail(err, QR_E_ARG, "qr_call.timeout_seconds: expected at least 0, found %g", call->timeout_seconds);
     return QR_OK;

@@ -58,7 +58,11 @@ qr_status qr_plugin_load(const qr_backend_ops **out, const char *name, const cha
     qr_status status = qr_plugin_find(path, sizeof path, name, dir, err);
     if (status != QR_OK) return status;
     void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    if (handle == NULL) return qr_fail(err, QR_E_UNSUPPORTED, "the plug-in cannot be loaded: %s", dlerror());
+    if (handle == NULL) {
+        const char *why = dlerror();
+        return qr_fail(err, QR_E_UNSUPPORTED, "the plug-in cannot be loaded: %s%s%s", why, strstr(why, path) == NULL ? ", needed by " : "",
+                       strstr(why, path) == NULL ? path : "");
+    }
     qr_plugin_fn get;
     void *symbol = dlsym(handle, QR_PLUGIN_SYMBOL);
     memcpy(&get, &symbol, sizeof get); /* ISO C has no cast from data to function pointers */

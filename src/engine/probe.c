@@ -4,6 +4,7 @@
 
 #include "base/file.h"
 #include "base/system.h"
+#include "engine/plugin.h"
 #include "engine/scheduler.h"
 
 #include <errno.h>
@@ -19,12 +20,21 @@
 
 #define ANSWER "qwen-rerank " QR_VERSION ": " /* begins the line that answers, as libraries may have said something before */
 
-static const double time_limit_s = 120; /* the first start of CUDA on a machine compiles kernels */
+/* By default long enough for the first start of CUDA on a machine, which compiles kernels. 0: the variable is nonsense. */
+static int time_limit_s(void)
+{
+    const char *text = getenv(QR_PROBE_VARIABLE);
+    char *end;
+    if (text == NULL || text[0] == 0) return 120;
+    long seconds = strtol(text, &end, 10);
+    return *end == 0 && seconds > 0 && seconds <= 86400 ? (int) seconds : 0;
+}
 
 int qr_probe_main(int argc, char **argv)
 {
-    char why[256] = "";
+    char why[QR_REASON_SIZE] = "";
     if (argc != 4 && argc != 6) return 2; /* also what a program without this command does */
+    alarm((unsigned) time_limit_s() + 5); /* whoever waited may be gone */
     qr_backend_place place = {.device = argv[1][0] != 0 ? argv[1] : NULL,
                               .torch_dir = argv[2][0] != 0 ? argv[2] : NULL,
                               .plugin_dir = argv[3][0] != 0 ? argv[3] : NULL};
@@ -50,10 +60,10 @@ static int find_program(char *path, size_t size)
 }
 
 /* Keeps the end of what is said until it ends, at most so long. 0: time was up. */
-static int read_all(int fd, char *text, size_t size)
+static int read_all(int fd, int limit_s, char *text, size_t size)
 {
     size_t used = 0;
-    double end = qr_now() + time_limit_s;
+    double end = qr_now() + limit_s;
     for (;;) {
         struct pollfd p = {fd, POLLIN, 0};
         double left = end - qr_now();
@@ -124,8 +134,16 @@ static int is_other_program(const char *said, int status)
                                  (WEXITSTATUS(status) == 0 && strstr(said, "qwen-rerank ") != NULL));
 }
 
-/* Returns QR_PROBE_DIED. */
-static int explain_end(int status, char *said, char *why, size_t size)
+/* What the child loads, for people. */
+static void name_library(char *text, size_t size, const char *name, const qr_backend_place *place)
+{
+    qr_error ignored = {0};
+    if (qr_plugin_find(text, size, name, place->plugin_dir, &ignored) == QR_OK) return;
+    snprintf(text, size, "%s", place->torch_dir != NULL ? place->torch_dir : "the torch of python3");
+}
+
+/* Returns QR_PROBE_DIED. The library's name comes last, as it may be long. */
+static int explain_end(int status, const char *library, char *said, char *why, size_t size)
 {
     int code = WIFEXITED(status) ? WEXITSTATUS(status) : 0;
     const char *line = last_line(said);
@@ -133,15 +151,21 @@ static int explain_end(int status, char *said, char *why, size_t size)
         snprintf(why, size, "the process that tried it was ended by signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
     else snprintf(why, size, "the process that tried it ended with exit code %d", code);
     size_t used = strlen(why);
-    if (line[0] != 0) snprintf(why + used, size - used, ", saying: %s", line);
+    if (line[0] != 0) snprintf(why + used, size - used, ", saying: %.200s", line);
+    used = strlen(why);
+    snprintf(why + used, size - used, ": %s", library);
     return QR_PROBE_DIED;
 }
 
 int qr_probe_in_child(const char *name, const qr_backend_place *place, const qr_probe_check *check, char *why, size_t size)
 {
-    char program[4096], said[2048] = "", dtype[16] = "", flash[16] = "";
-    int out[2], status = 0;
+    char program[4096], library[4200], said[2048] = "", dtype[16] = "", flash[16] = "";
+    int out[2], status = 0, limit_s = time_limit_s();
     pid_t pid;
+    if (limit_s == 0) {
+        snprintf(why, size, QR_PROBE_VARIABLE ": expected 1 to 86400 seconds, found \"%s\"", getenv(QR_PROBE_VARIABLE));
+        return QR_PROBE_DIED;
+    }
     if (!find_program(program, sizeof program) || pipe(out) != 0) return QR_PROBE_NO_PROGRAM;
     fcntl(out[0], F_SETFD, FD_CLOEXEC);
     fcntl(out[1], F_SETFD, FD_CLOEXEC);
@@ -160,17 +184,18 @@ int qr_probe_in_child(const char *name, const qr_backend_place *place, const qr_
                                NULL};
     int started = start(&pid, program, (char **) (uintptr_t) arguments, out[1]);
     close(out[1]);
-    int ended = started && read_all(out[0], said, sizeof said);
+    int ended = started && read_all(out[0], limit_s, said, sizeof said);
     close(out[0]);
     if (!started) return QR_PROBE_NO_PROGRAM;
     if (!ended) kill(pid, SIGKILL);
     while (waitpid(pid, &status, 0) < 0 && errno == EINTR) continue;
+    name_library(library, sizeof library, name, place);
     if (!ended) {
-        snprintf(why, size, "trying it took longer than %.0f s", time_limit_s);
+        snprintf(why, size, "trying it took longer than %d s (" QR_PROBE_VARIABLE "): %s", limit_s, library);
         return QR_PROBE_DIED;
     }
     int value = parse(said, why, size);
     if (value >= 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0) return value;
     if (is_other_program(said, status)) return QR_PROBE_NO_PROGRAM;
-    return explain_end(status, said, why, size);
+    return explain_end(status, library, said, why, size);
 }

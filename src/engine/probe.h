@@ -13,6 +13,9 @@
 #define QR_PROBE_COMMAND "probe-backend"
 int qr_probe_main(int argc, char **argv);
 
+/* How many seconds it may take. */
+#define QR_PROBE_VARIABLE "QR_PROBE_SECONDS"
+
 typedef struct qr_probe_check {
     qr_dtype dtype;
     qr_switch flash_attention;

@@ -14,7 +14,7 @@ const char *const qr_backend_names[] = {"mlx", "vllm", "pytorch", "cpu", NULL};
 static const qr_backend_ops *const tables[] = {NULL, &qr_backend_vllm, &qr_backend_pytorch, &qr_backend_cpu}; /* NULL: a plug-in */
 static const qr_backend_place anywhere;
 
-enum { NOT_TRIED = -1, MAX_FINDINGS = 16, REASON_SIZE = 256 };
+enum { NOT_TRIED = -1, MAX_FINDINGS = 16 };
 
 static int index_of(const char *name)
 {
@@ -62,7 +62,7 @@ int qr_backend_probe_here(const char *name, const qr_backend_place *place, char 
 
 typedef struct finding {
     int backend, grade;
-    char place[512], why[REASON_SIZE];
+    char place[8300], why[QR_REASON_SIZE]; /* two paths and a device */
 } finding;
 
 static struct {
@@ -170,7 +170,7 @@ static qr_status fail_unknown(const char *name, qr_error *err)
  * several machines. */
 static qr_status choose_first(const qr_backend_ops **out, const char *names, const qr_backend_place *place, qr_error *err)
 {
-    char name[64], tried[400] = "";
+    char name[64], tried[480] = "";
     for (const char *p = names; *p != 0;) {
         size_t n = strcspn(p, ",");
         qr_error error = {0};
@@ -178,7 +178,7 @@ static qr_status choose_first(const qr_backend_ops **out, const char *names, con
             snprintf(name, sizeof name, "%.*s", (int) n, p);
             if (qr_backend_choose(out, name, place, &error) == QR_OK) return QR_OK;
             size_t used = strlen(tried);
-            snprintf(tried + used, sizeof tried - used, "%s%.150s", used > 0 ? "; " : "", error.msg);
+            snprintf(tried + used, sizeof tried - used, "%s%.220s", used > 0 ? "; " : "", error.msg);
         }
         p += n + (p[n] == ',');
     }
@@ -197,7 +197,7 @@ static qr_status choose_best(const qr_backend_ops **out, const qr_backend_place 
 {
     enum { N = sizeof tables / sizeof tables[0] };
     int hope[N], best = QR_GRADE_NONE, chosen = -1;
-    char why[REASON_SIZE], tried[400] = "";
+    char why[QR_REASON_SIZE], tried[480] = "";
     for (int i = 0; i < N; i++)
         hope[i] = is_excluded(i, place) ? NOT_TRIED : is_foreign(i) ? promise(i, place) : tables[i]->probe(place, why, sizeof why);
     for (;;) {
@@ -212,7 +212,7 @@ static qr_status choose_best(const qr_backend_ops **out, const qr_backend_place 
             chosen = next;
         }
         size_t used = strlen(tried);
-        snprintf(tried + used, sizeof tried - used, "%s%s: %.150s", used > 0 ? "; " : "", qr_backend_names[next], why);
+        snprintf(tried + used, sizeof tried - used, "%s%s: %.220s", used > 0 ? "; " : "", qr_backend_names[next], why);
     }
     if (chosen < 0)
         return qr_fail(err, QR_E_UNSUPPORTED, "no backend can be used%s%s: %s", place->device != NULL ? " on the device " : "",
@@ -222,7 +222,7 @@ static qr_status choose_best(const qr_backend_ops **out, const qr_backend_place 
 
 qr_status qr_backend_choose(const qr_backend_ops **out, const char *name, const qr_backend_place *place, qr_error *err)
 {
-    char why[REASON_SIZE] = "";
+    char why[QR_REASON_SIZE] = "";
     *out = NULL;
     if (place == NULL) place = &anywhere;
     if (name == NULL || strcmp(name, "auto") == 0) return choose_best(out, place, err);

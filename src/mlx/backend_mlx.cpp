@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <unistd.h>
 
 using namespace qr_mlx;
 
@@ -153,10 +154,15 @@ void close(qr_backend *b)
     });
 }
 
+const pid_t loaded_by = getpid();
+
 qr_status open(qr_backend **out, const qr_backend_cfg *cfg, qr_error *err)
 {
     *out = nullptr;
     return guarded(err, [&] {
+        // MLX would wait for them forever.
+        if (getpid() != loaded_by)
+            throw Failure{QR_E_UNSUPPORTED, "MLX was loaded before this process was forked, and its threads are not here"};
         auto b = std::make_unique<qr_backend>();
         mx::Device d = choose_device(cfg->place);
         mx::Dtype dtype = choose_dtype(cfg->dtype, *cfg->model, d);

@@ -3,6 +3,7 @@
 #include "pytorch/find_torch.h"
 
 #include "base/file.h"
+#include "base/mem.h"
 #include "base/system.h"
 
 #include <errno.h>
@@ -91,4 +92,19 @@ qr_status qr_torch_find(char *dir, size_t size, const char *given, qr_error *err
         if (place[0] != 0 && has_library(dir, size, place)) return QR_OK;
     }
     return qr_fail(err, QR_E_NOT_FOUND, "python3 has no torch (pip install torch), and no --torch-dir was given");
+}
+
+void qr_torch_package_version(char *text, size_t size, const char *dir)
+{
+    enum { MAX_SIZE = 1 << 16 };
+    static const char begin[] = "\n__version__ = '";
+    char path[4300], *file = NULL;
+    size_t len;
+    qr_error ignored = {0};
+    snprintf(path, sizeof path, "%s/../version.py", dir);
+    text[0] = 0;
+    if (qr_file_read(path, MAX_SIZE, &file, &len, &ignored) != QR_OK) return;
+    const char *at = strstr(file, begin);
+    if (at != NULL) snprintf(text, size, "%.*s", (int) strcspn(at + strlen(begin), "'\n"), at + strlen(begin));
+    qr_free(file);
 }

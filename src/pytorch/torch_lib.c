@@ -47,7 +47,7 @@ static const uint64_t abi_version = (2ULL << 56) | (10ULL << 48);
     X(torch_list_push_back, int32_t, (void *, slot))
 
 struct qr_torch {
-    char name[4200], dir[4096];
+    char name[4200], dir[4096], version[64];
 #define QR_X(name, result, parameters) result(*name) parameters;
     SYMBOLS(QR_X)
 #undef QR_X
@@ -58,7 +58,6 @@ struct qr_torch {
     void (*set_num_threads)(int);
     int32_t (*add[3])(qr_th, qr_th, double, qr_th *); /* by qr_torch_device_type */
     int32_t (*empty_pinned)(int64_t, const int64_t *, const int64_t *, int32_t, int32_t, int32_t, qr_th *);
-    int has_cuda_library;
 };
 
 /* ---- loading -------------------------------------------------------------------------------------------------------------------- */
@@ -92,17 +91,23 @@ static void take_symbol(void *function, void *library, const char *name)
     memcpy(function, &found, sizeof found);
 }
 
+static qr_status fail_version(const qr_torch *t, const char *missing, qr_error *err)
+{
+    return qr_fail(err, QR_E_UNSUPPORTED, "expected PyTorch 2.10 or newer, found %s%s%s in %s",
+                   t->version[0] != 0 ? t->version : "a libtorch", missing != NULL ? " without the symbol " : "",
+                   missing != NULL ? missing : "", t->dir);
+}
+
 static qr_status take_symbols(qr_torch *t, void *cpu, void *cuda, qr_error *err)
 {
     const char *missing = NULL;
+    qr_torch_package_version(t->version, sizeof t->version, t->dir);
 #define QR_X(name, result, parameters)                                                                                                     \
     take_symbol(&t->name, cpu, #name);                                                                                                     \
     if (t->name == NULL && missing == NULL) missing = #name;
     SYMBOLS(QR_X)
 #undef QR_X
-    if (missing != NULL)
-        return qr_fail(err, QR_E_UNSUPPORTED, "%s: expected the libtorch of PyTorch 2.10 or newer, found none of its symbol %s", t->dir,
-                       missing);
+    if (missing != NULL) return fail_version(t, missing, err);
     take_symbol(&t->what, cpu, "torch_exception_get_what_without_backtrace");
     take_symbol(&t->new_slot, cpu, "torch_new_stable_ivalue");
     take_symbol(&t->operator_new, cpu, "_Znwm");
@@ -111,12 +116,13 @@ static qr_status take_symbols(qr_torch *t, void *cpu, void *cuda, qr_error *err)
     take_symbol(&t->add[QR_TORCH_CUDA], cuda, "aoti_torch_cuda_add_Tensor");
     take_symbol(&t->add[QR_TORCH_MPS], cpu, "aoti_torch_mps_add_Tensor");
     take_symbol(&t->empty_pinned, cpu, "aoti_torch_empty_strided_pinned");
-    t->has_cuda_library = cuda != NULL;
     uint64_t version = t->aoti_torch_abi_version();
     unsigned major = (unsigned) (version >> 56), minor = (unsigned) (version >> 48 & 0xff);
-    if (major < 2 || (major == 2 && minor < 10) || (t->new_slot == NULL && t->operator_new == NULL) || t->add[QR_TORCH_CPU] == NULL)
-        return qr_fail(err, QR_E_UNSUPPORTED, "%s: expected PyTorch 2.10 or newer, found %u.%u", t->dir, major, minor);
-    snprintf(t->name, sizeof t->name, "torch %u.%u in %s", major, minor, t->dir);
+    if (t->version[0] == 0) snprintf(t->version, sizeof t->version, "%u.%u", major, minor);
+    if (major < 2 || (major == 2 && minor < 10)) return fail_version(t, NULL, err);
+    if (t->add[QR_TORCH_CPU] == NULL) return fail_version(t, "aoti_torch_cpu_add_Tensor", err);
+    if (t->new_slot == NULL && t->operator_new == NULL) return fail_version(t, "torch_new_stable_ivalue", err);
+    snprintf(t->name, sizeof t->name, "torch %s in %s", t->version, t->dir);
     return QR_OK;
 }
 
@@ -197,7 +203,7 @@ qr_status qr_torch_device_open(qr_torch_device *out, qr_torch *t, const char *na
         *out = device_of(t, QR_TORCH_MPS, 0);
         if (can_allocate(t, out)) return QR_OK;
         *out = device_of(t, QR_TORCH_CPU, 0);
-        return any ? QR_OK : qr_fail(err, QR_E_UNSUPPORTED, "%s finds no GPU here", t->name);
+        return any ? QR_OK : qr_fail(err, QR_E_UNSUPPORTED, "no device \"gpu\" for %s: it finds none", t->name);
     }
     if (strcmp(name, "cpu") == 0) {
         *out = device_of(t, QR_TORCH_CPU, 0);
@@ -210,9 +216,10 @@ qr_status qr_torch_device_open(qr_torch_device *out, qr_torch *t, const char *na
         *out = device_of(t, QR_TORCH_CUDA, index);
     } else return qr_fail(err, QR_E_UNSUPPORTED, "expected the device cpu, cuda, cuda:N or mps, found \"%s\"", name);
     if (can_allocate(t, out)) return QR_OK;
-    const char *why = out->type == QR_TORCH_CUDA && !t->has_cuda_library ? "this build of it is without CUDA"
-                      : t->what != NULL                                  ? t->what()
-                                                                         : "it finds none";
+    const char *why = t->add[out->type] == NULL && out->type == QR_TORCH_CUDA ? "this build of it is without CUDA"
+                      : t->add[out->type] == NULL                             ? "this build of it is without MPS"
+                      : t->what != NULL                                       ? t->what()
+                                                                              : "it finds none";
     return qr_fail(err, QR_E_UNSUPPORTED, "no device \"%s\" for %s: %.*s", name, t->name, (int) strcspn(why, "\n"), why);
 }
 

@@ -61,7 +61,7 @@ static void write_backends(qr_json_out *json, const qr_backend_place *place, con
 {
     qr_out_open(json, "backends", '[');
     for (size_t i = 0; qr_backend_names[i] != NULL; i++) {
-        char why[256] = "";
+        char why[QR_REASON_SIZE] = "";
         int grade = qr_backend_probed(qr_backend_names[i], place, why, sizeof why);
         qr_out_open(json, NULL, '{');
         qr_out_string(json, "name", qr_backend_names[i]);

@@ -37,6 +37,11 @@ def require(name):
         pytest.skip(f"{name} is not installed: {reasons()[name]}")
 
 
+def more(backend):
+    """Options that it needs to be found."""
+    return torch_options() if backend == "pytorch" else []
+
+
 @pytest.fixture
 def options(request):
     """Options that choose the backend and type of the test's parameter, "NAME:DTYPE"."""

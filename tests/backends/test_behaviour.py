@@ -1,18 +1,20 @@
 """What all backends have in common: errors, limits, cancelling, memory, threads."""
 
+import concurrent.futures
 import ctypes
 import json
 import os
 import pathlib
 import signal
 import subprocess
+import sys
 import threading
 import time
 
 import capi
 import pytest
-from conftest import require, torch_options
-from support import BUILD, DATA, PROGRAM, SOURCE, cli, environment, fails, ok
+from conftest import more, require, torch_options
+from support import BUILD, DATA, HANG_S, PROGRAM, SOURCE, cli, environment, fails, ok, score
 
 FOREIGN = ["mlx", "pytorch"]
 
@@ -21,10 +23,6 @@ FOREIGN = ["mlx", "pytorch"]
 def backend(request):
     require(request.param)
     return request.param
-
-
-def more(backend):
-    return torch_options() if backend == "pytorch" else []
 
 
 @pytest.fixture
@@ -163,6 +161,85 @@ def test_eight_threads(lib, backend):
     [t.join() for t in threads]
     e.close()
     assert not wrong and ctypes.sizeof(capi.Result) > 0
+
+
+def in_a_child(f):
+    """What f returned in a forked process, or its error; a hang is ended by a signal."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(HANG_S)
+        try:
+            said = f()
+        except RuntimeError as error:
+            said = str(error)
+        os.write(writer, json.dumps(said).encode())
+        os._exit(0)
+    os.close(writer)
+    _, status = os.waitpid(pid, 0)
+    with os.fdopen(reader) as pipe:
+        assert status == 0
+        return json.loads(pipe.read())
+
+
+FORKS = """
+import json, sys
+from test_behaviour import capi, engine, in_a_child
+lib, backend = capi.load(sys.argv[1]), sys.argv[2]
+ask = lambda e: [r.margin for r in e.score("q", ["a", "b " * 30])]
+said = {"before": in_a_child(lambda: ask(engine(lib, backend)))}
+e = engine(lib, backend)
+said["parent"] = ask(e)
+said["another"] = in_a_child(lambda: ask(engine(lib, backend)))
+said["the same"] = in_a_child(lambda: ask(e))
+said["closed"] = in_a_child(e.close)
+said["after"] = ask(e)
+e.close()
+print(json.dumps(said))
+"""
+
+
+@pytest.mark.parametrize("name", ["cpu", *FOREIGN])
+def test_processes_that_fork(lib, name):
+    """Before anything is loaded: all works; an engine serves the process that opened it only, and says so elsewhere."""
+    if name != "cpu":
+        require(name)
+    path = os.pathsep.join([str(pathlib.Path(__file__).parent), *sys.path])
+    command = [sys.executable, "-c", FORKS, lib._name, name]
+    done = subprocess.run(command, capture_output=True, env=environment(PYTHONPATH=path), check=True, timeout=HANG_S)
+    said = json.loads(done.stdout)
+    assert said["before"] == said["parent"] == said["after"]
+    if name == "mlx":
+        assert said["another"] == "MLX was loaded before this process was forked, and its threads are not here"
+    else:
+        assert said["another"] == said["parent"]
+    assert "from which this one was forked; open one here" in said["the same"] and said["closed"] is None
+
+
+def test_several_devices(tmp_path):
+    """Each batch is shared out among them; the processor, twice, stands in for two GPUs."""
+    require("pytorch")
+    lines = [{"query": f"query {i // 20}", "document": f"document {i} " * (1 + i % 37)} for i in range(60)]
+    options = ["--model", DATA / "untied-1", "--backend", "pytorch", "--dtype", "f32", *torch_options()]
+    one, two, three = (score(lines, *options, "--device", device) for device in ("cpu", "cpu,cpu", "cpu,cpu,cpu"))
+    for results in (two, three):
+        assert [r["margin"] for r in results] == pytest.approx([r["margin"] for r in one], abs=1e-4)
+    (tmp_path / "lines.txt").write_text("a\nb\n")
+    log = cli("rank", *options, "--device", "cpu,cpu", "--log-level", "info", "q", tmp_path / "lines.txt").stderr.decode()
+    assert "2 devices: cpu,cpu" in log
+
+
+def test_both_plugins_at_once(lib):
+    """PyTorch and MLX in one process, by turns and at the same time."""
+    [require(name) for name in FOREIGN]
+    engines = [engine(lib, name) for name in (*FOREIGN, "cpu")]
+    documents = [f"document {i} " * (i + 1) for i in range(8)]
+    expected = [r.margin for r in engines[-1].score("q", documents)]
+    with concurrent.futures.ThreadPoolExecutor(len(engines)) as pool:
+        calls = [pool.submit(e.score, "q", documents) for _ in range(10) for e in engines]
+        for call in calls:
+            assert [r.margin for r in call.result()] == pytest.approx(expected, abs=1e-3)
+    [e.close() for e in engines]
 
 
 def test_two_backends_at_once(lib, backend):
