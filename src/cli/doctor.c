@@ -4,7 +4,8 @@
 #include "cli/engine.h"
 #include "cli/output.h"
 #include "cpu/features.h"
-#include "engine/backend.h"
+#include "engine/engine.h"
+#include "engine/scheduler.h"
 #include "model/builtin.h"
 #include "model/locate.h"
 
@@ -111,6 +112,71 @@ static size_t run_checks(qr_json_out *json, int as_json, const qr_backend_place 
     return d.n_failed;
 }
 
+/* ---- servers -------------------------------------------------------------------------------------------------------------------- */
+
+enum { MAX_SERVERS = 1024 };
+
+/* Opening ends with the first server that is good: the others get some seconds to be found good or bad, too. */
+static size_t await_servers(qr_engine *engine, qr_replica *servers)
+{
+    const double patience_s = 10;
+    for (double end = qr_now() + patience_s;; usleep(50000)) {
+        size_t n = qr_engine_replicas(engine, servers, MAX_SERVERS), undecided = 0;
+        if (n > MAX_SERVERS) n = MAX_SERVERS;
+        for (size_t i = 0; i < n; i++) undecided += strcmp(servers[i].state, "up") != 0 && servers[i].reason[0] == 0;
+        if (undecided == 0 || qr_now() > end) return n;
+    }
+}
+
+static void put_server(qr_json_out *json, int as_json, const qr_replica *r)
+{
+    if (!as_json) {
+        printf("%-14s %s: %s", "server", r->name, r->state);
+        if (r->model[0] != 0) printf(", model %s", r->model);
+        if (r->max_model_len > 0) printf(", %zu tokens", r->max_model_len);
+        if (r->protocol[0] != 0) printf(", asked by %s", r->protocol);
+        printf("%s%s\n", r->reason[0] != 0 ? ": " : "", r->reason);
+        return;
+    }
+    qr_out_open(json, NULL, '{');
+    qr_out_string(json, "name", r->name);
+    qr_out_string(json, "state", r->state);
+    qr_out_string(json, "reason", r->reason[0] != 0 ? r->reason : NULL);
+    qr_out_string(json, "model", r->model);
+    qr_out_int(json, "max_model_len", r->max_model_len);
+    qr_out_string(json, "protocol", r->protocol);
+    qr_out_close(json, '}');
+}
+
+/* What the vLLM servers are, and how long one short prompt takes from here. */
+static int run_servers(qr_json_out *json, const cli_args *args, int as_json)
+{
+    cli_args own = *args;
+    qr_engine *engine = NULL;
+    qr_error err = {0};
+    qr_replica *servers = qr_calloc(MAX_SERVERS, sizeof *servers);
+    own.backend = "vllm";
+    int code = servers != NULL ? cli_engine_open(&own, args->model, NULL, NULL, &engine) : CLI_FAILURE;
+    size_t n = engine != NULL ? await_servers(engine, servers) : 0;
+    if (as_json) qr_out_open(json, "servers", '[');
+    for (size_t i = 0; i < n; i++) put_server(json, as_json, &servers[i]);
+    if (as_json) qr_out_close(json, ']');
+    if (engine != NULL) {
+        qr_text document = {"a", 1};
+        qr_query query = {.query = {"a", 1}, .documents = &document, .n_documents = 1};
+        qr_result result;
+        double begin = qr_now();
+        qr_status status = qr_score(engine, &query, 1, &result, NULL, &err);
+        if (status != QR_OK) cli_error(args, "%s", err.msg);
+        else if (as_json) qr_out_real(json, "round_trip_seconds", qr_now() - begin, 4);
+        else printf("%-14s %.1f ms for a prompt of %u tokens\n", "round trip", (qr_now() - begin) * 1e3, result.n_tokens);
+        code = status == QR_OK ? CLI_OK : CLI_FAILURE;
+    }
+    qr_engine_close(engine);
+    qr_free(servers);
+    return code;
+}
+
 static int run(const cli_args *args)
 {
     int as_json = args->format == CLI_FORMAT_JSON;
@@ -160,6 +226,7 @@ static int run(const cli_args *args)
         }
     }
     if (as_json) qr_out_close(&json, ']');
+    if (args->vllm_urls.n > 0) code = run_servers(&json, args, as_json);
     if (args->deep && run_checks(&json, as_json, &place) > 0) code = CLI_FAILURE;
     qr_status status = qr_backend_choose(&chosen, args->backend, &place, &err);
     if (status != QR_OK) {
@@ -190,7 +257,9 @@ const cli_command cli_doctor = {
     .summary = "show what this machine and this build can do",
     .text = "Prints processor, memory, libraries, every backend and why it can or cannot be used, and the model that would be used. Please "
             "add its "
-            "output to bug reports. The exit code is 4 if there is no model, and 1 if a check of --deep failed.",
+            "output to bug reports. Given --vllm-url, it says what each server is. The exit code is 4 if there is no model, and 1 if a "
+            "check of "
+            "--deep failed or no server can be used.",
     .groups = {options, cli_engine_options, cli_backend_options, cli_general_options},
     .run = run,
 };

@@ -481,7 +481,8 @@ static qr_status fail_unavailable(const qr_backend *b, qr_error *err)
 static void describe(const qr_vllm_replica *r, qr_replica *out)
 {
     static const char *const states[] = {"down", "checking", "up", "leaving"};
-    *out = (qr_replica){.in_flight = r->load.in_flight,
+    *out = (qr_replica){.max_model_len = r->max_model_len,
+                        .in_flight = r->load.in_flight,
                         .limit = floor(r->load.limit),
                         .in_flight_tokens = r->load.tokens,
                         .requests = r->n_requests,

@@ -326,6 +326,18 @@ def test_metrics_of_several_models(vllm, serve):
     assert {re.search('model="([^"]+)"', line)[1] for line in lines if line.startswith("qwen_rerank_replica_up{")} == {"one", "two"}
 
 
+def test_doctor_says_what_each_server_is(vllm):
+    good, short, gone = vllm(), vllm(max_model_len=100), vllm()
+    gone.stop()
+    out = ok("doctor", *urls(good, short, gone))
+    assert f"server         {good.url}: up, model {good.model}, {good.max_model_len} tokens, asked by completions\n" in out
+    assert re.search(rf"server         {short.url}: down, .*100", out) and re.search(rf"server         {gone.url}: down", out)
+    assert re.search(r"round trip     [0-9.]+ ms for a prompt of \d+ tokens", out)
+    report = json.loads(ok("doctor", "--json", *urls(good, short)))
+    assert [s["state"] for s in report["servers"]] == ["up", "down"] and report["round_trip_seconds"] > 0
+    assert short.url in fails(1, "doctor", *urls(short))
+
+
 def test_several_urls_in_a_variable(vllm):
     a, b = vllm(), vllm()
     env = environment(QWEN_RERANK_VLLM_URL=f" {a.url}, {b.url}\n")
