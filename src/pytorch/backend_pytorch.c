@@ -86,6 +86,8 @@ static int pytorch_probe(const qr_backend_place *place, char *why, size_t size)
     qr_torch_device_describe(t, &devices[0], device, sizeof device, &free, &total);
     int used = snprintf(why, size, "%s, %s", device, qr_torch_name(t));
     if (total > 0 && used > 0 && (size_t) used < size) snprintf(why + used, size - (size_t) used, ", %.0f GiB", (double) total / (1 << 30));
+    const char *trouble = qr_torch_cuda_trouble(t);
+    if (trouble[0] != 0 && used > 0 && (size_t) used < size) snprintf(why + used, size - (size_t) used, ", without CUDA: %s", trouble);
     return devices[0].type == QR_TORCH_CPU ? QR_GRADE_TORCH_CPU : QR_GRADE_TORCH_GPU;
 }
 

@@ -48,6 +48,7 @@ static const uint64_t abi_version = (2ULL << 56) | (10ULL << 48);
 
 struct qr_torch {
     char name[4200], dir[4096], version[64];
+    char cuda_trouble[256]; /* why its part for CUDA could not be loaded, "" if it was or there is none */
 #define QR_X(name, result, parameters) result(*name) parameters;
     SYMBOLS(QR_X)
 #undef QR_X
@@ -137,7 +138,9 @@ static qr_status load(qr_torch *t, qr_error *err)
     static const char *const others[] = {LIBRARY("torch_cuda"), LIBRARY("torch_hip")};
     for (size_t i = 0; i < sizeof others / sizeof others[0] && cuda == NULL; i++) {
         snprintf(path, sizeof path, "%s/%s", t->dir, others[i]);
-        if (qr_file_exists(path)) cuda = dlopen(path, load_flags());
+        if (!qr_file_exists(path)) continue;
+        cuda = dlopen(path, load_flags());
+        if (cuda == NULL) snprintf(t->cuda_trouble, sizeof t->cuda_trouble, "%s", dlerror());
     }
     return take_symbols(t, cpu, cuda, err);
 }
@@ -167,6 +170,8 @@ qr_status qr_torch_load(qr_torch **out, const char *dir, qr_error *err)
 }
 
 const char *qr_torch_name(const qr_torch *t) { return t->name; }
+
+const char *qr_torch_cuda_trouble(const qr_torch *t) { return t->cuda_trouble; }
 
 void qr_torch_thread_begin(qr_torch *t, int threads)
 {
@@ -216,10 +221,11 @@ qr_status qr_torch_device_open(qr_torch_device *out, qr_torch *t, const char *na
         *out = device_of(t, QR_TORCH_CUDA, index);
     } else return qr_fail(err, QR_E_UNSUPPORTED, "expected the device cpu, cuda, cuda:N or mps, found \"%s\"", name);
     if (can_allocate(t, out)) return QR_OK;
-    const char *why = t->add[out->type] == NULL && out->type == QR_TORCH_CUDA ? "this build of it is without CUDA"
-                      : t->add[out->type] == NULL                             ? "this build of it is without MPS"
-                      : t->what != NULL                                       ? t->what()
-                                                                              : "it finds none";
+    const char *why = out->type == QR_TORCH_CUDA && t->cuda_trouble[0] != 0     ? t->cuda_trouble
+                      : out->type == QR_TORCH_CUDA && t->add[out->type] == NULL ? "this build of it is without CUDA"
+                      : t->add[out->type] == NULL                               ? "this build of it is without MPS"
+                      : t->what != NULL                                         ? t->what()
+                                                                                : "it finds none";
     return qr_fail(err, QR_E_UNSUPPORTED, "no device \"%s\" for %s: %.*s", name, t->name, (int) strcspn(why, "\n"), why);
 }
 

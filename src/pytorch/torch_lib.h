@@ -22,6 +22,8 @@ typedef struct qr_torch_device {
 qr_status qr_torch_load(qr_torch **out, const char *dir, qr_error *err);
 /* "torch 2.13 in DIR" */
 const char *qr_torch_name(const qr_torch *t);
+/* Why its part for CUDA could not be loaded; "" if it was, or if there is none. */
+const char *qr_torch_cuda_trouble(const qr_torch *t);
 /* name: "cpu", "cuda", "cuda:1", "mps", "gpu" or NULL, "auto": the best. E_UNSUPPORTED if it is not there. */
 qr_status qr_torch_device_open(qr_torch_device *out, qr_torch *t, const char *name, qr_error *err);
 /* "cpu" or "cuda:0, NVIDIA H100" to text; bytes free and in all, 0 where they are not known. */

@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -16,7 +17,9 @@ from support import PROGRAM, environment  # noqa: E402
 
 @functools.cache
 def torch_options():
-    """The torch of build/backends-venv, else the one of this Python; none if there is neither."""
+    """The torch of QR_TEST_TORCH_DIR, else of build/backends-venv, else the one of this Python; none if there is none."""
+    if "QR_TEST_TORCH_DIR" in os.environ:
+        return ["--torch-dir", os.environ["QR_TEST_TORCH_DIR"]]
     found = sorted((SOURCE / "build" / "backends-venv").glob("lib/python3*/site-packages/torch/lib/libtorch_cpu.*"))
     spec = importlib.util.find_spec("torch")
     folder = str(found[0].parents[1]) if found else spec.submodule_search_locations[0] if spec else None

@@ -3,6 +3,7 @@
 //
 // QR_FLASH_MASK=top: a causal mask aligned at the top left, as FlashAttention before 2.1 had it.
 #include <ATen/ATen.h>
+#include <ATen/core/stack.h>
 #include <cstdlib>
 #include <string>
 #include <torch/library.h>
@@ -12,15 +13,16 @@ namespace
 
 using at::Tensor;
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(const Tensor &q, const Tensor &k, const Tensor &v, const std::optional<Tensor> &cum_q,
-                                                           const std::optional<Tensor> &cum_k, int64_t max_q, int64_t max_k, double dropout,
-                                                           bool causal, bool debug_mask, std::optional<double> scale,
-                                                           std::optional<int64_t> window_left, std::optional<int64_t> window_right,
-                                                           const std::optional<Tensor> &seqused_k, const std::optional<Tensor> &alibi_slopes,
-                                                           const std::optional<Tensor> &block_table, std::optional<int64_t> num_splits)
+// Boxed, since the number of arguments is not the same in all versions: 15 in 2.10, 17 in 2.13.
+void forward(const c10::OperatorHandle &op, torch::jit::Stack *stack)
 {
-    TORCH_CHECK(cum_q && cum_k && scale && causal && !debug_mask && dropout == 0, "unexpected arguments");
-    TORCH_CHECK(!window_left && !window_right && !seqused_k && !alibi_slopes && !block_table && !num_splits, "unexpected arguments");
+    std::vector<c10::IValue> args = torch::jit::pop(*stack, op.schema().arguments().size());
+    Tensor q = args[0].toTensor(), k = args[1].toTensor(), v = args[2].toTensor();
+    auto cum_q = args[3].toOptional<Tensor>(), cum_k = args[4].toOptional<Tensor>();
+    int64_t max_q = args[5].toInt(), max_k = args[6].toInt();
+    auto scale = args[10].toOptional<double>();
+    TORCH_CHECK(cum_q && cum_k && scale && args[7].toDouble() == 0 && args[8].toBool() && !args[9].toBool(), "unexpected arguments");
+    for (size_t i = 11; i < args.size(); i++) TORCH_CHECK(args[i].isNone(), "unexpected arguments");
     TORCH_CHECK(cum_q->scalar_type() == at::kInt && cum_k->scalar_type() == at::kInt && cum_q->sizes() == cum_k->sizes(), "unexpected lengths");
     TORCH_CHECK(q.dim() == 3 && k.dim() == 3 && k.sizes() == v.sizes() && q.stride(-1) == 1 && k.stride(-1) == 1, "unexpected shapes");
     const char *mask = getenv("QR_FLASH_MASK");
@@ -41,9 +43,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(const Tensor &q, cons
         out.narrow(0, begin_q[i], queries).copy_(at::matmul(weights.to(q.scalar_type()).to(at::kFloat), own_v).transpose(0, 1));
     }
     TORCH_CHECK(longest_q == max_q && longest_k == max_k, "the longest are ", longest_q, " and ", longest_k, ", not ", max_q, " and ", max_k);
-    return {out, at::empty({q.size(1), q.size(0)}), at::empty({2}), Tensor(), Tensor()};
+    torch::jit::push(*stack, out, at::empty({q.size(1), q.size(0)}), at::empty({2}), Tensor(), Tensor());
 }
 
 } // namespace
 
-TORCH_LIBRARY_IMPL(aten, CPU, m) { m.impl("_flash_attention_forward", forward); }
+TORCH_LIBRARY_IMPL(aten, CPU, m) { m.impl("_flash_attention_forward", torch::CppFunction::makeFromBoxedFunction<&forward>()); }

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import more, require
+from conftest import more, require, torch_options
 from support import BUILD, SOURCE, cli, environment, fails, ok
 from test_vllm import serve  # noqa: F401
 
@@ -46,7 +46,7 @@ def library(tmp_path, sanitized):
 
 @pytest.fixture
 def refused(tmp_path, serve):  # noqa: F811
-    """Checks that the backend is refused with `reason` in whatever way it is asked for, and that the next one takes its place."""
+    """Checks that the backend is refused with `reason` in whatever way it is asked for, and that another one can take its place."""
 
     def refused(name, reason, *options, **variables):
         env = environment(**variables)
@@ -171,6 +171,21 @@ def test_nonsense_as_the_time_limit(library):
     folder = library("libtorch_cpu.so", CODE["nothing in it"])
     message = fails(1, "rank", "--backend", "pytorch", "--torch-dir", folder, "q", SOURCE / "README.md", env=environment(QR_PROBE_SECONDS="soon"))
     assert 'QR_PROBE_SECONDS: expected 1 to 86400 seconds, found "soon"' in message
+
+
+def test_a_part_for_cuda_that_cannot_be_loaded(tmp_path):
+    """As where pip did not install what it needs: the processor can be used, and who asks for a GPU is told why there is none."""
+    require("pytorch")
+    for path in (pathlib.Path(torch_options()[1]) / "lib").iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "libtorch_cuda.so").write_text("not a library\n")
+    reason = f"{tmp_path}/libtorch_cuda.so: file too short"
+    options = ["--backend", "pytorch", "--torch-dir", tmp_path]
+    message = fails(1, "rank", *options, "--device", "cuda:0", "q", SOURCE / "README.md")
+    assert re.search('no device "cuda:0" for torch .*: ' + reason, message)
+    report = json.loads(ok("doctor", "--json", *options))
+    (found,) = (b for b in report["backends"] if b["name"] == "pytorch")
+    assert found["probe"] == 5 and found["why"].endswith(f", without CUDA: {reason}")
 
 
 @pytest.mark.skipif(pathlib.Path("/dev/nvidiactl").exists(), reason="there is a GPU")
