@@ -1,7 +1,9 @@
 """The backend vllm against fake servers: scores by every protocol, what is refused at the start, and faults, under which no request may be
 lost while one replica lives, and none answered wrongly."""
 
+import collections
 import concurrent.futures
+import contextlib
 import importlib.util
 import json
 import os
@@ -461,6 +463,29 @@ def test_a_deadline_frees_the_server(vllm, serve):
     fake.faults = ["hang"]
     assert service.rerank().status == 504
     service.server.wait_for(lambda: fake.n_abandoned == 1, "the end of the request")
+    assert service.rerank().status == 200
+
+
+@pytest.mark.slow
+def test_a_thousand_requests_for_a_server_that_stalls(vllm, serve):
+    """As many as may wait do, the rest is told to come again; all end by their deadline, in bounded memory."""
+    fake = vllm()
+    service = Service(serve, *urls(fake), "--request-timeout", "8", "--max-waiting", "600")
+    assert service.rerank().status == 200
+    fake.faults = "hang"
+    before = service.server.metric("resident_memory_bytes")
+    body = json.dumps({"query": "q", "documents": DOCUMENTS}).encode()
+    request = b"POST /v1/rerank HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(service.server.connect()) for _ in range(1000)]
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda c: c.sendall(request), connections))
+        service.server.wait_for(lambda: service.server.metric("requests_in_flight") == 600, "as many requests as may wait")
+        assert service.server.metric("resident_memory_bytes") < before + 256 * 2**20  # of 40 MB of texts and their tokens
+        statuses = [int(c.makefile("rb").readline().split()[1]) for c in connections]
+    assert collections.Counter(statuses) == {429: 400, 504: 600}
+    service.server.wait_for(lambda: fake.running == 0, "the end of all upstream requests")
+    fake.faults = []
     assert service.rerank().status == 200
 
 
