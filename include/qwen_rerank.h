@@ -165,6 +165,9 @@ typedef struct qr_result {
 /* Called on the engine's thread after each batch. results_done counts documents of this call. Return non-zero to cancel the call. */
 typedef int (*qr_progress_fn)(void *arg, size_t results_done, size_t results_total);
 
+/* Called on the engine's thread for each document that the failure of its batch, or an output that is no number, leaves without a score. */
+typedef void (*qr_failed_fn)(void *arg, size_t result, const char *reason);
+
 /* Where the time of a call went; seconds. */
 typedef struct qr_timing {
     double tokenize;
@@ -177,9 +180,10 @@ typedef struct qr_call {
     void *progress_arg;
     const volatile int *cancel; /* polled many times a second; set it to non-zero from any thread or signal handler */
     int want_ids_sha256;        /* fill qr_result.ids_sha256 */
-    int keep_going;             /* 1: where a batch fails, the others are computed all the same; the call fails then, too */
     double timeout_seconds;     /* 0: none; what is not computed by then fails the call with QR_E_TIMEOUT */
     qr_timing *timing;          /* or NULL; filled when the call ends */
+    qr_failed_fn failed;        /* not NULL: where a batch fails, the others are computed all the same; the call fails then, too */
+    void *failed_arg;
 } qr_call;
 
 /* Scores every document of every query. results[] holds the documents of queries[0], then those of queries[1], and so on.

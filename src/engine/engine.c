@@ -378,7 +378,8 @@ qr_status qr_engine_submit(qr_engine *e, const qr_query *queries, size_t n_queri
     t->job = (qr_job){.prompts = t->prompts, .n_queries = n_queries, .results = results, .n_results = total, .done = end_task, .owner = t};
     if (call != NULL) {
         t->job.cancel = call->cancel;
-        t->job.keep_going = call->keep_going;
+        t->job.failed = call->failed;
+        t->job.failed_arg = call->failed_arg;
         t->job.progress = call->progress;
         t->job.progress_arg = call->progress_arg;
         t->job.deadline = call->timeout_seconds > 0 ? start + call->timeout_seconds : 0;

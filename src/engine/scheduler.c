@@ -325,18 +325,45 @@ static void fail_batch(qr_scheduler *s, qr_status status, const qr_error *error)
     }
 }
 
-/* Writes the batch's results and counts them. A result that is not a number fails its job, no other. */
+static int is_number(qr_logits l) { return isfinite(l.yes) && isfinite(l.no); }
+
+/* A document, and all that are alike, gets no score. The first failure is the job's. */
+static void fail_document(qr_job *job, size_t first, const qr_error *error)
+{
+    if (job->status == QR_OK) {
+        job->status = error->code;
+        job->error = *error;
+    }
+    for (size_t d = first; job->failed != NULL && d != SIZE_MAX; d = job->next_alike != NULL ? job->next_alike[d] : SIZE_MAX)
+        job->failed(job->failed_arg, d, error->msg);
+}
+
+static void fail_documents(const room *r, qr_status status, qr_error *error)
+{
+    error->code = status;
+    for (size_t i = 0; i < r->n_seqs; i++) fail_document(r->slots[i].job, r->slots[i].result, error);
+}
+
+/* A result that is not a number fails its job, no other. */
+static void check_results(const room *r)
+{
+    for (size_t i = 0; i < r->n_seqs; i++) {
+        qr_error error = {0};
+        qr_logits l = r->logits[i];
+        if (is_number(l)) continue;
+        qr_fail(&error, QR_E_BACKEND, "document %zu: the model's output is not a number (logits %g and %g)", r->slots[i].result,
+                (double) l.yes, (double) l.no);
+        fail_document(r->slots[i].job, r->slots[i].result, &error);
+    }
+}
+
+/* Writes the batch's results and counts them. */
 static void store_results(qr_scheduler *s, const room *r)
 {
     for (size_t i = 0; i < r->n_seqs; i++) {
         qr_job *job = r->slots[i].job;
         qr_logits l = r->logits[i];
-        if (!isfinite(l.yes) || !isfinite(l.no)) {
-            if (job->status == QR_OK)
-                job->status = qr_fail(&job->error, QR_E_BACKEND, "document %zu: the model's output is not a number (logits %g and %g)",
-                                      r->slots[i].result, (double) l.yes, (double) l.no);
-            continue;
-        }
+        if (!is_number(l)) continue;
         store_result(s, job, r->slots[i].result, l);
         if (s->cache != NULL) {
             const qr_seq *seq = &r->seqs[i];
@@ -357,7 +384,7 @@ static int has_more(const qr_scheduler *s, qr_job *job)
 /* Tells a caller how far its job is, and ends it if it is through. */
 static void report_job(qr_scheduler *s, qr_job *job)
 {
-    if (job->status != QR_OK && !(job->keep_going && has_more(s, job))) {
+    if (job->status != QR_OK && !(job->failed != NULL && has_more(s, job))) {
         qr_error error = job->error;
         finish(s, job, job->status, &error);
         return;
@@ -397,6 +424,8 @@ static void run_batch(qr_scheduler *s)
         if (r->slots[i].job->begun == 0) r->slots[i].job->begun = start;
     status = s->ops->score(s->backend, &batch, r->logits, &error);
     double seconds = qr_now() - start;
+    if (status == QR_OK) check_results(r);
+    else fail_documents(r, status, &error);
 
     qr_backend_stats backend = {0};
     if (s->ops->stats != NULL) s->ops->stats(s->backend, &backend);
@@ -409,8 +438,7 @@ static void run_batch(qr_scheduler *s)
     s->stats.prefix_misses = backend.prefix_misses;
     if (status == QR_OK) store_results(s, r);
     pthread_mutex_unlock(&s->lock);
-    if (status != QR_OK) fail_batch(s, status, &error);
-    else report(s);
+    report(s);
 }
 
 /* ---- several batches in work ------------------------------------------------------------------------------------------------------- */
@@ -491,21 +519,14 @@ static void take_answer(qr_scheduler *s, flight *f)
 {
     qr_job *job = f->job;
     qr_status status = f->work.status;
-    qr_error error = f->work.error;
+    if (status == QR_OK) check_results(&f->room);
+    else fail_documents(&f->room, status, &f->work.error);
     pthread_mutex_lock(&s->lock);
     s->stats.batches++;
     s->stats.batch_tokens += f->room.n_tokens;
     if (status == QR_OK) store_results(s, &f->room);
     pthread_mutex_unlock(&s->lock);
     end_flight(s, f);
-    if (status != QR_OK && !job->keep_going) {
-        finish(s, job, status, &error);
-        return;
-    }
-    if (status != QR_OK && job->status == QR_OK) {
-        job->status = status;
-        job->error = error;
-    }
     report_job(s, job);
 }
 

@@ -24,8 +24,9 @@ typedef struct qr_job {
     size_t n_results;           /* at least 1 */
     double deadline;            /* on the clock of qr_now; what is not begun by then fails with E_TIMEOUT; 0: none */
     const volatile int *cancel; /* or NULL */
-    int keep_going;             /* as in qr_call */
-    qr_progress_fn progress;    /* or NULL; on the scheduler's thread */
+    qr_failed_fn failed;        /* as in qr_call; on the scheduler's thread */
+    void *failed_arg;
+    qr_progress_fn progress; /* or NULL; on the scheduler's thread */
     void *progress_arg;
     void (*done)(struct qr_job *); /* on the scheduler's thread, once, as the last use of the job; status and error are set */
     void *owner;

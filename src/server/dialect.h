@@ -42,8 +42,9 @@ typedef struct sv_outcome {
     long long created; /* Unix time */
     uint64_t prompt_tokens;
     size_t n_truncated;
-    const char *failure; /* why the results that are not done are missing; NULL: none is */
-    int mirror_data;     /* results are wanted as "data", too: some OpenAI-like clients look there */
+    const char *failure;   /* why results are missing; NULL: none is */
+    char *const *failures; /* [n_documents] why this one is, where there is a reason of its own, else NULL; NULL: there are none */
+    int mirror_data;       /* results are wanted as "data", too: some OpenAI-like clients look there */
 } sv_outcome;
 
 typedef struct sv_error {

@@ -54,7 +54,7 @@ static void write_failed(qr_json_out *json, const sv_request *r, const sv_outcom
         if (o->results[i].flags & QR_RESULT_DONE) continue;
         qr_out_open(json, NULL, '{');
         qr_out_int(json, "index", i);
-        qr_out_string(json, "error", o->failure);
+        qr_out_string(json, "error", o->failures != NULL && o->failures[i] != NULL ? o->failures[i] : o->failure);
         qr_out_close(json, '}');
     }
     qr_out_close(json, ']');

@@ -25,7 +25,8 @@ typedef struct ticket {
     const sv_model *model;
     qr_result *results;
     size_t *order;
-    char *cut; /* [n_documents] longer than max_document_chars; NULL: none is */
+    char **failures; /* [n_documents] why one has no score, if that is known of it; NULL: not asked for */
+    char *cut;       /* [n_documents] longer than max_document_chars; NULL: none is */
     qr_call call;
     qr_timing timing;
     qr_status status;
@@ -42,11 +43,13 @@ typedef struct ticket {
 void sv_rerank_free(void *user)
 {
     ticket *t = user;
-    sv_request_deinit(&t->request);
+    for (size_t i = 0; t->failures != NULL && i < t->request.n_documents; i++) qr_free(t->failures[i]);
+    qr_free(t->failures);
     qr_free(t->results);
     qr_free(t->order);
     qr_free(t->cut);
     qr_free(t->told);
+    sv_request_deinit(&t->request);
     qr_free(t);
 }
 
@@ -186,6 +189,7 @@ static void write_answer(sv_work *work)
         .order = t->order,
         .n_shown = r->top_n > 0 && r->top_n < n_done ? r->top_n : n_done,
         .failure = t->status != QR_OK ? t->error.msg : NULL,
+        .failures = t->failures,
         .id = x->id,
         .model = model_name(t),
         .created = time(NULL),
@@ -201,6 +205,13 @@ static void write_answer(sv_work *work)
     if (!t->has_begun) add_headers(t);
     if (t->wants_stream) send_event(t, 1);
     else sv_send_json(x, 200);
+}
+
+/* On the engine's thread. Without memory, the reason why the call failed stands for this one. */
+static void on_failed(void *arg, size_t document, const char *reason)
+{
+    ticket *t = arg;
+    t->failures[document] = qr_strndup(reason, strlen(reason));
 }
 
 static void on_scored(void *arg, qr_status status, const qr_error *error)
@@ -264,11 +275,15 @@ static qr_status begin_scoring(ticket *t, qr_error *err)
     t->read_done = qr_now();
     t->results = qr_calloc(r->n_documents, sizeof *t->results);
     t->order = qr_calloc(r->n_documents, sizeof *t->order);
+    if (r->partial) t->failures = qr_calloc(r->n_documents, sizeof *t->failures);
     if (t->wants_stream) t->told = qr_calloc(r->n_documents, 1);
-    if (t->results == NULL || t->order == NULL || (t->wants_stream && t->told == NULL))
+    if (t->results == NULL || t->order == NULL || (r->partial && t->failures == NULL) || (t->wants_stream && t->told == NULL))
         return qr_fail(err, QR_E_MEMORY, "no memory for %zu documents", r->n_documents);
-    t->call = (qr_call){
-        .cancel = &x->cancel, .timeout_seconds = t->server->options.request_timeout_s, .keep_going = r->partial, .timing = &t->timing};
+    t->call = (qr_call){.cancel = &x->cancel, .timeout_seconds = t->server->options.request_timeout_s, .timing = &t->timing};
+    if (r->partial) {
+        t->call.failed = on_failed;
+        t->call.failed_arg = t;
+    }
     if (t->wants_stream) {
         t->call.progress = on_progress;
         t->call.progress_arg = t;

@@ -41,7 +41,7 @@ class Result(c.Structure):
 
 
 class Call(c.Structure):
-    _fields_ = [("progress", c.c_void_p), ("progress_arg", c.c_void_p), ("cancel", c.c_void_p), ("want_ids_sha256", c.c_int), ("keep_going", c.c_int), ("timeout_seconds", c.c_double), ("timing", c.c_void_p)]  # fmt: skip
+    _fields_ = [("progress", c.c_void_p), ("progress_arg", c.c_void_p), ("cancel", c.c_void_p), ("want_ids_sha256", c.c_int), ("timeout_seconds", c.c_double), ("timing", c.c_void_p), ("failed", c.c_void_p), ("failed_arg", c.c_void_p)]  # fmt: skip
 
 
 DTYPE_F32 = 1

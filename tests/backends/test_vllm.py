@@ -423,6 +423,18 @@ def test_partial_answers_when_documents_fail(vllm, serve):
     assert service.server.post("/v1/rerank", {"query": "q", "documents": DOCUMENTS[:20]}).status == 500
 
 
+def test_partial_answers_give_each_document_its_reason(vllm, serve):
+    """Also where the time is up after others have failed."""
+    fake = vllm()
+    service = Service(serve, *urls(fake), "--max-batch-tokens", "20", "--request-timeout", "2")
+    fake.max_model_len = 90
+    fake.faults = [None] * 17 + ["hang"] * 100
+    answer = partial(service, documents=DOCUMENTS[19::-1])  # the longest, which are refused, come first
+    reasons = {f["index"]: f["error"] for f in answer["failed"]}
+    assert "maximum context length" in reasons[0] and "when the time was up" in reasons[19]
+    assert sorted([r["index"] for r in answer["results"]] + list(reasons)) == list(range(20)) and answer["results"]
+
+
 def test_no_server_is_left(vllm, serve):
     fake = vllm()
     service = Service(serve, *urls(fake), "--request-timeout", "2")

@@ -223,6 +223,22 @@ def test_streams_end_with_an_error(start):
     assert server.metric("requests_in_flight") == 0
 
 
+@pytest.mark.parametrize("headers", [{}, STREAM])
+def test_partial_answers_when_the_time_is_up(start, headers):
+    server = start("--request-timeout", "1", "--max-batch-tokens", "512")
+    answer = server.post("/v1/rerank", HUGE | {"partial": True}, headers=headers)
+    assert answer.status == 200
+    answer = events(answer)[-1][1] if headers else answer.json()
+    found, failed = [r["index"] for r in answer["results"]], [f["index"] for f in answer["failed"]]
+    assert answer["partial"] is True and found and failed == sorted(set(range(20000)) - set(found)) != []
+    assert {f["error"] for f in answer["failed"]} == {f"{len(found)} of 20000 documents were scored when the time was up"}
+    assert server.metric("documents_total") == len(found) and server.metric("documents_waiting") == 0
+    sample = answer["results"][:3]
+    again = server.post("/v1/rerank", HUGE | {"documents": [HUGE["documents"][r["index"]] for r in sample], "partial": True}).json()
+    assert again["partial"] is False and again["failed"] == []
+    assert [r["relevance_score"] for r in again["results"]] == [r["relevance_score"] for r in sample]
+
+
 def test_a_stream_nobody_reads_is_given_up(start):
     server = start("--max-batch-tokens", "512")
     body = json.dumps(HUGE).encode()

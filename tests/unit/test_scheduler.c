@@ -117,7 +117,8 @@ typedef struct call {
     qr_result *results;
     semaphore done;
     size_t batches_at_end;
-    volatile int cancel; /* written atomically */
+    volatile int cancel;  /* written atomically */
+    char reasons[32][80]; /* of its first documents, by on_failed */
 } call;
 
 enum { N_SHARED = 10 };
@@ -127,6 +128,13 @@ static void on_done(qr_job *job)
     call *c = job->owner;
     c->batches_at_end = backend.n_batches;
     semaphore_post(&c->done);
+}
+
+static void on_failed(void *arg, size_t result, const char *reason)
+{
+    call *c = arg;
+    assert_true(result < 32 && c->reasons[result][0] == 0); /* told once */
+    snprintf(c->reasons[result], sizeof c->reasons[result], "%s", reason);
 }
 
 static call *new_call(uint32_t name, size_t n_documents, size_t length)
@@ -355,6 +363,57 @@ static void test_failures_stay_apart(void **state)
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) free_call(all[i]);
 }
 
+static void copy_document(call *c, size_t from, size_t to)
+{
+    const size_t *start = c->prompt.start;
+    memcpy(c->prompt.ids.id + start[to], c->prompt.ids.id + start[from], (start[from + 1] - start[from]) * sizeof(uint32_t));
+}
+
+/* Who wants to know which documents fail gets the others, also those of later batches; who does not, and shares the batch, ends there. */
+static void test_failed_documents_are_told(void **state)
+{
+    (void) state;
+    enum { N = 20, LENGTH = 300 };
+    qr_scheduler *s = start(0);
+    call *first = new_call(9, 1, 10), *c = new_call(1, N, LENGTH), *other = new_call(2, 1, 10);
+    c->prompt.ids.id[c->prompt.start[0]] = failing_id; /* with `other` in the first batch */
+    c->prompt.ids.id[c->prompt.start[13]] = bad_id;
+    copy_document(c, 0, 19);
+    copy_document(c, 13, 18);
+    c->job.failed = on_failed;
+    c->job.failed_arg = c;
+    qr_scheduler_submit(s, &first->job);
+    semaphore_wait(&backend.waiting);
+    qr_scheduler_submit(s, &c->job);
+    qr_scheduler_submit(s, &other->job);
+    semaphore_post(&backend.gate);
+    open_gate();
+    semaphore_wait(&first->done);
+    semaphore_wait(&c->done);
+    semaphore_wait(&other->done);
+    assert_int_equal(other->job.status, QR_E_BACKEND);
+    assert_int_equal(c->job.status, QR_E_BACKEND);
+    assert_string_equal(c->job.error.msg, "the device is lost");
+    size_t n_lost = 0;
+    for (size_t d = 0; d < N; d++) {
+        const char *reason = c->reasons[d];
+        assert_int_equal((c->results[d].flags & QR_RESULT_DONE) == 0, reason[0] != 0);
+        if (d == 13 || d == 18) assert_non_null(strstr(reason, "document 13: the model's output is not a number"));
+        else if (reason[0] != 0) assert_string_equal(reason, "the device is lost");
+        n_lost += strcmp(reason, "the device is lost") == 0;
+    }
+    assert_string_equal(c->reasons[0], "the device is lost");
+    assert_string_equal(c->reasons[19], "the device is lost");
+    assert_true(n_lost <= 5); /* one batch's, and the copy */
+    qr_stats stats;
+    qr_scheduler_stats(s, &stats);
+    assert_int_equal(stats.documents_waiting, 0);
+    qr_scheduler_close(s);
+    free_call(first);
+    free_call(c);
+    free_call(other);
+}
+
 static void *submit_many(void *arg)
 {
     qr_scheduler *s = arg;
@@ -397,13 +456,10 @@ static void test_close_finishes_jobs(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_short_job_overtakes_long_one),
-        cmocka_unit_test(test_equal_shares),
-        cmocka_unit_test(test_longer_than_a_batch),
-        cmocka_unit_test(test_alike_once),
-        cmocka_unit_test(test_cancel_and_deadline),
-        cmocka_unit_test(test_failures_stay_apart),
-        cmocka_unit_test(test_many_callers),
+        cmocka_unit_test(test_short_job_overtakes_long_one), cmocka_unit_test(test_equal_shares),
+        cmocka_unit_test(test_longer_than_a_batch),          cmocka_unit_test(test_alike_once),
+        cmocka_unit_test(test_cancel_and_deadline),          cmocka_unit_test(test_failures_stay_apart),
+        cmocka_unit_test(test_failed_documents_are_told),    cmocka_unit_test(test_many_callers),
         cmocka_unit_test(test_close_finishes_jobs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
