@@ -39,7 +39,7 @@ export QR_TEST_DATA := $(CURDIR)/build/testdata
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := build
-.PHONY: help build build-backends serve demo test test-unit test-python test-load test-memcheck test-backends test-torch-versions test-vllm test-network test-schema test-clients test-page test-arm64 bench bench-http fuzz format format-check lint check-macos install clean data
+.PHONY: help build build-backends serve demo test test-unit test-python test-load test-memcheck test-backends test-backends-asan test-torch-versions test-vllm test-network test-schema test-clients test-page test-arm64 bench bench-http fuzz format format-check lint check-macos install clean data
 
 help: ## this list
 	@echo "usage: make TARGET [CC=clang] [SAN=address|undefined|thread]"
@@ -61,7 +61,7 @@ data: build
 	@scripts/san-env.sh "$(SAN)" scripts/testdata.sh $(BUILD)/make_checkpoint build/testdata
 
 # Tests use more threads than there are cores, on purpose, and under emulation: waiting threads must not spin.
-test-unit test-python test-load test-memcheck test-backends test-torch-versions test-vllm test-network test-page test-arm64: export OMP_WAIT_POLICY := passive
+test-unit test-python test-load test-memcheck test-backends test-backends-asan test-torch-versions test-vllm test-network test-page test-arm64: export OMP_WAIT_POLICY := passive
 
 test: test-unit test-python ## all core tests: C unit tests, then the program and the library from outside
 
@@ -94,6 +94,13 @@ test-backends: data ## PyTorch and MLX, from PyPI, against golden scores and aga
 	@scripts/lines_venv.sh build/backends-venv tests/backends/requirements.txt
 	@VIRTUAL_ENV=$(CURDIR)/build/backends-venv $(MAKE) --no-print-directory build-backends
 	@build/backends-venv/bin/pytest -p no:cacheprovider -q tests/backends tests/backends/wrong_libraries.py
+
+test-backends-asan: ## PyTorch and MLX with AddressSanitizer; two minutes
+	@$(MAKE) --no-print-directory data SAN=address
+	@scripts/deps.sh test cxx
+	@scripts/lines_venv.sh build/backends-venv tests/backends/requirements.txt
+	@VIRTUAL_ENV=$(CURDIR)/build/backends-venv $(MAKE) --no-print-directory build-backends SAN=address
+	@scripts/backends_asan.sh
 
 test-torch-versions: data ## golden tests with each of TORCH_VERSIONS, from PyPI; 5 GB on disk at a time
 	@scripts/deps.sh test cxx
