@@ -93,7 +93,7 @@ test-backends: data ## PyTorch and MLX, from PyPI, against golden scores and aga
 	@scripts/deps.sh test cxx
 	@scripts/lines_venv.sh build/backends-venv tests/backends/requirements.txt
 	@VIRTUAL_ENV=$(CURDIR)/build/backends-venv $(MAKE) --no-print-directory build-backends
-	@build/backends-venv/bin/pytest -p no:cacheprovider -q tests/backends tests/backends/wrong_libraries.py
+	@build/backends-venv/bin/pytest -p no:cacheprovider -q --ignore-glob '*/test_vllm*' tests/backends tests/backends/wrong_libraries.py
 
 test-backends-asan: ## PyTorch and MLX with AddressSanitizer; two minutes
 	@$(MAKE) --no-print-directory data SAN=address
