@@ -113,7 +113,7 @@ typedef struct qr_options {
     const char *vllm_protocol;   /* "completions", "classify", "generative-scoring"; NULL: the first of these that a server has */
     const char *vllm_ca_file;    /* certificates to trust, PEM; NULL: the system's */
     double vllm_timeout_seconds; /* for the answer to one request; 0: 120 */
-    double vllm_wait_seconds;    /* how long opening waits for a server that cannot be reached yet; 0: not at all */
+    double vllm_wait_seconds;    /* how long opening waits for a server that cannot be reached yet; 0: not at all; -1: it needs none */
 } qr_options;
 
 typedef struct qr_engine qr_engine;

@@ -116,10 +116,10 @@ static size_t run_checks(qr_json_out *json, int as_json, const qr_backend_place 
 
 enum { MAX_SERVERS = 1024 };
 
-/* Opening ends with the first server that is good: the others get some seconds to be found good or bad, too. */
+/* Until each has been found good or bad; a check has time limits of its own, which add up to less than this. */
 static size_t await_servers(qr_engine *engine, qr_replica *servers)
 {
-    const double patience_s = 10;
+    const double patience_s = 100;
     for (double end = qr_now() + patience_s;; usleep(50000)) {
         size_t n = qr_engine_replicas(engine, servers, MAX_SERVERS), undecided = 0;
         if (n > MAX_SERVERS) n = MAX_SERVERS;
@@ -131,24 +131,30 @@ static size_t await_servers(qr_engine *engine, qr_replica *servers)
 static void put_server(qr_json_out *json, int as_json, const qr_replica *r)
 {
     if (!as_json) {
-        printf("%-14s %s: %s", "server", r->name, r->state);
+        printf("%-14s %s: %s%s%s\n", "server", r->name, r->state, r->reason[0] != 0 ? ", " : "", r->reason);
+        if (r->address[0] != 0) printf("%-14s address %s, vLLM %s", "", r->address, r->version[0] != 0 ? r->version : "of unknown version");
         if (r->model[0] != 0) printf(", model %s", r->model);
         if (r->max_model_len > 0) printf(", %zu tokens", r->max_model_len);
-        if (r->protocol[0] != 0) printf(", asked by %s", r->protocol);
-        printf("%s%s\n", r->reason[0] != 0 ? ": " : "", r->reason);
+        if (r->address[0] != 0) printf("\n");
+        if (r->protocol[0] != 0)
+            printf("%-14s asked by %s (%s), %.1f ms for known prompts\n", "", r->protocol, r->why_protocol, r->sample_seconds * 1e3);
         return;
     }
     qr_out_open(json, NULL, '{');
     qr_out_string(json, "name", r->name);
     qr_out_string(json, "state", r->state);
     qr_out_string(json, "reason", r->reason[0] != 0 ? r->reason : NULL);
+    qr_out_string(json, "address", r->address);
+    qr_out_string(json, "version", r->version);
     qr_out_string(json, "model", r->model);
     qr_out_int(json, "max_model_len", r->max_model_len);
     qr_out_string(json, "protocol", r->protocol);
+    qr_out_string(json, "protocol_reason", r->why_protocol);
+    qr_out_real(json, "known_prompts_seconds", r->sample_seconds, 4);
     qr_out_close(json, '}');
 }
 
-/* What the vLLM servers are, and how long one short prompt takes from here. */
+/* What the vLLM servers are, and how long one short prompt takes from here by the whole way. */
 static int run_servers(qr_json_out *json, const cli_args *args, int as_json)
 {
     cli_args own = *args;
@@ -157,11 +163,18 @@ static int run_servers(qr_json_out *json, const cli_args *args, int as_json)
     qr_replica *servers = qr_calloc(MAX_SERVERS, sizeof *servers);
     own.backend = "vllm";
     int code = servers != NULL ? cli_engine_open(&own, args->model, NULL, NULL, &engine) : CLI_FAILURE;
-    size_t n = engine != NULL ? await_servers(engine, servers) : 0;
+    size_t n = engine != NULL ? await_servers(engine, servers) : 0, n_up = 0;
     if (as_json) qr_out_open(json, "servers", '[');
-    for (size_t i = 0; i < n; i++) put_server(json, as_json, &servers[i]);
+    for (size_t i = 0; i < n; i++) {
+        put_server(json, as_json, &servers[i]);
+        n_up += strcmp(servers[i].state, "up") == 0;
+    }
     if (as_json) qr_out_close(json, ']');
-    if (engine != NULL) {
+    if (engine != NULL && n_up == 0) {
+        cli_error(args, "no vLLM server can be used");
+        code = CLI_FAILURE;
+    }
+    if (n_up > 0) {
         qr_text document = {"a", 1};
         qr_query query = {.query = {"a", 1}, .documents = &document, .n_documents = 1};
         qr_result result;

@@ -96,12 +96,15 @@ typedef struct qr_sample {
 /* One of several servers behind a backend. */
 typedef struct qr_replica {
     char name[256], state[16], protocol[24], model[128];
-    char reason[256];     /* why it is not up, or "" */
-    size_t max_model_len; /* tokens of a prompt that it takes, and of what it generates; 0: not known */
-    size_t in_flight;     /* requests that it has in work */
-    double limit;         /* how many of them it may have */
+    char why_protocol[256];        /* why it is asked that way */
+    char version[32], address[64]; /* of vLLM, and where it was reached; "": not known */
+    char reason[256];              /* why it is not up, or "" */
+    size_t max_model_len;          /* tokens of a prompt that it takes, and of what it generates; 0: not known */
+    size_t in_flight;              /* requests that it has in work */
+    double limit;                  /* how many of them it may have */
     uint64_t in_flight_tokens, requests, documents, tokens, errors, overloads, ejections, hedges, hedges_won;
-    double seconds; /* that answered requests took, together */
+    double seconds;        /* that answered requests took, together */
+    double sample_seconds; /* that the prompts of its latest check took */
 } qr_replica;
 
 typedef struct qr_backend_cfg {

@@ -55,8 +55,8 @@ static qr_status check_options(const qr_options *o, qr_error *err)
                        o->vllm_urls == NULL ? " and NULL" : "");
     for (size_t i = 0; i < o->n_vllm_urls; i++)
         if (o->vllm_urls[i] == NULL) return qr_fail(err, QR_E_ARG, "qr_options.vllm_urls[%zu]: expected a URL, found NULL", i);
-    if (!(o->vllm_timeout_seconds >= 0) || !(o->vllm_wait_seconds >= 0))
-        return qr_fail(err, QR_E_ARG, "qr_options.vllm_timeout_seconds, vllm_wait_seconds: expected at least 0, found %g and %g",
+    if (!(o->vllm_timeout_seconds >= 0) || !(o->vllm_wait_seconds >= -1))
+        return qr_fail(err, QR_E_ARG, "qr_options.vllm_timeout_seconds, vllm_wait_seconds: expected at least 0 and -1, found %g and %g",
                        o->vllm_timeout_seconds, o->vllm_wait_seconds);
     return QR_OK;
 }

@@ -98,6 +98,8 @@ static void write_replicas(qr_json_out *json, const sv_model *m)
         if (r->reason[0] != 0) qr_out_string(json, "reason", r->reason);
         qr_out_string(json, "model", r->model);
         qr_out_string(json, "protocol", r->protocol);
+        if (r->version[0] != 0) qr_out_string(json, "version", r->version);
+        if (r->address[0] != 0) qr_out_string(json, "address", r->address);
         if (r->max_model_len > 0) qr_out_int(json, "max_model_len", r->max_model_len);
         qr_out_int(json, "in_flight", r->in_flight);
         qr_out_real(json, "limit", r->limit, 6);

@@ -493,12 +493,17 @@ static void describe(const qr_vllm_replica *r, qr_replica *out)
                         .ejections = r->n_ejections,
                         .hedges = r->n_hedges,
                         .hedges_won = r->n_hedges_won,
-                        .seconds = r->seconds};
+                        .seconds = r->seconds,
+                        .sample_seconds = r->sample_seconds};
     snprintf(out->name, sizeof out->name, "%s", r->name);
     snprintf(out->state, sizeof out->state, "%s", states[r->state]);
     snprintf(out->model, sizeof out->model, "%.*s", (int) sizeof out->model - 1, r->model);
     snprintf(out->reason, sizeof out->reason, "%s", r->reason);
-    if (r->state == QR_VLLM_UP) snprintf(out->protocol, sizeof out->protocol, "%s", qr_vllm_protocol_name(r->protocol));
+    snprintf(out->version, sizeof out->version, "%s", r->version);
+    snprintf(out->address, sizeof out->address, "%s", r->address);
+    if (r->state != QR_VLLM_UP) return;
+    snprintf(out->protocol, sizeof out->protocol, "%s", qr_vllm_protocol_name(r->protocol));
+    snprintf(out->why_protocol, sizeof out->why_protocol, "%s", r->why_protocol);
 }
 
 static void publish(qr_backend *b, double now)
@@ -646,11 +651,11 @@ static void vllm_close(qr_backend *b)
     qr_free(b);
 }
 
-/* Until one server is good; all are bad is an error, at once or, for those that may still be starting, after a time. */
+/* Until one server is good, if one has to be; all are bad is an error, at once or, for those that may still be starting, after a time. */
 static qr_status await_server(qr_backend *b, qr_error *err)
 {
     double end = qr_now() + b->cfg.place.vllm.wait_seconds;
-    while (b->pool.n_up == 0) {
+    while (b->pool.n_up == 0 && b->cfg.place.vllm.wait_seconds >= 0) {
         run(b, poll_cancel_s);
         if (b->pool.n_up == 0 && qr_vllm_pool_is_hopeless(&b->pool) && qr_now() >= end) return fail_unavailable(b, err);
     }

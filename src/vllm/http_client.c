@@ -147,7 +147,7 @@ qr_status qr_http_start(qr_http *http, qr_http_request *r, qr_error *err)
 {
     r->status = r->is_refused = 0;
     r->retry_after_s = r->seconds = 0;
-    r->error[0] = 0;
+    r->address[0] = r->error[0] = 0;
     r->answer.n = 0;
     transfer *t = qr_calloc(1, sizeof *t);
     if (t != NULL) t->easy = curl_easy_init();
@@ -171,7 +171,10 @@ static void finish(qr_http *http, CURL *easy, CURLcode code)
     qr_http_request *r = request_of(easy);
     curl_off_t retry_after = 0, connected = 0;
     long status = 0;
+    const char *address = NULL;
     curl_easy_getinfo(easy, CURLINFO_TOTAL_TIME, &r->seconds);
+    if (curl_easy_getinfo(easy, CURLINFO_PRIMARY_IP, &address) == CURLE_OK && address != NULL)
+        snprintf(r->address, sizeof r->address, "%s", address);
     curl_easy_getinfo(easy, CURLINFO_PRETRANSFER_TIME_T, &connected); /* 0 until a connection, TLS included, can be used */
     if (code == CURLE_OK) {
         curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &status);

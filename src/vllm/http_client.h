@@ -27,6 +27,7 @@ typedef struct qr_http_request {
     qr_buf answer;        /* not NUL-terminated */
     double retry_after_s; /* of the Retry-After header; 0: none */
     double seconds;       /* from start to end */
+    char address[64];     /* that was connected to; "": none */
     char error[256];
 
     void *easy; /* libcurl's handle; NULL: not in work */

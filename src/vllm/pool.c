@@ -11,7 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { STEP_NONE, STEP_MODELS, STEP_TOKENIZER, STEP_SCORES, STEP_HEALTH };
+enum { STEP_NONE, STEP_VERSION, STEP_MODELS, STEP_TOKENIZER, STEP_SCORES, STEP_HEALTH };
 
 /* A server's first answer may take seconds (lazy compilation), its health must not. */
 static const double check_timeout_s = 10, scores_timeout_s = 60, health_timeout_s = 5;
@@ -132,11 +132,17 @@ static void clear_body(qr_vllm_replica *r)
     r->check.max_answer_bytes = 0;
 }
 
-static void ask_models(qr_vllm_pool *p, qr_vllm_replica *r, double now)
+static void ask_version(qr_vllm_pool *p, qr_vllm_replica *r, double now)
 {
     clear_body(r);
     r->n_tried = 0;
     set_state(p, r, QR_VLLM_CHECKING, now);
+    ask(p, r, STEP_VERSION, "/version", check_timeout_s, now);
+}
+
+static void ask_models(qr_vllm_pool *p, qr_vllm_replica *r, double now)
+{
+    clear_body(r);
     ask(p, r, STEP_MODELS, "/v1/models", check_timeout_s, now);
 }
 
@@ -154,6 +160,15 @@ static qr_vllm_call sample_call(const qr_vllm_pool *p, const qr_vllm_replica *r)
     return call;
 }
 
+/* Before the next one is asked for: `reason` says what became of the one before. */
+static void explain_protocol(qr_vllm_replica *r, int is_forced, const char *reason)
+{
+    size_t used = r->n_tried > 1 ? strlen(r->why_protocol) : 0;
+    if (is_forced) snprintf(r->why_protocol, sizeof r->why_protocol, "as asked for");
+    else if (r->n_tried > 0) snprintf(r->why_protocol + used, sizeof r->why_protocol - used, "%s%s", used > 0 ? "; " : "", reason);
+    else if (r->why_protocol[0] == 0) snprintf(r->why_protocol, sizeof r->why_protocol, "the first choice");
+}
+
 /* The next protocol that may do; none left: the reason of the last one stands. Starts with the one that did last time. */
 static void ask_scores(qr_vllm_pool *p, qr_vllm_replica *r, double now, const char *reason)
 {
@@ -164,6 +179,7 @@ static void ask_scores(qr_vllm_pool *p, qr_vllm_replica *r, double now, const ch
         qr_vllm_pool_failed(p, r, 0, now, "%s", reason);
         return;
     }
+    explain_protocol(r, forced != NULL, reason);
     r->n_tried++;
     if (r->max_model_len > 0 && qr_vllm_longest_prompt(r->protocol, r->max_model_len) < p->cfg->max_length) {
         qr_vllm_pool_failed(p, r, 0, now,
@@ -216,9 +232,18 @@ static void on_scores(qr_vllm_pool *p, qr_vllm_replica *r, double now)
     }
     qr_vllm_call call = sample_call(p, r);
     call.n = r->sent;
+    r->sample_seconds = r->check.seconds;
     if (qr_vllm_read_answer(&call, r->check.answer.data, r->check.answer.n, found, &err) != QR_OK) ask_scores(p, r, now, err.msg);
     else if (check_scores(p, r, found, &err) != QR_OK) qr_vllm_pool_failed(p, r, 0, now, "%s", err.msg);
     else come_up(p, r, now);
+}
+
+/* For people only: gateways need not have it. */
+static void on_version(qr_vllm_pool *p, qr_vllm_replica *r, double now)
+{
+    r->version[0] = 0;
+    if (r->check.status == 200) qr_vllm_read_version(r->check.answer.data, r->check.answer.n, r->version, sizeof r->version);
+    ask_models(p, r, now);
 }
 
 static void on_models(qr_vllm_pool *p, qr_vllm_replica *r, double now)
@@ -266,6 +291,7 @@ static void on_check(qr_http_request *request)
     int step = r->step;
     r->step = STEP_NONE;
     if (r->state == QR_VLLM_LEAVING) return;
+    if (request->address[0] != 0) snprintf(r->address, sizeof r->address, "%s", request->address);
     if (request->status == 0) {
         /* A busy server may be slow to say that it is well, and if there is no other, its answers are waited for. */
         if (step == STEP_HEALTH && !request->is_refused && p->n_up <= 1) return;
@@ -275,7 +301,8 @@ static void on_check(qr_http_request *request)
         qr_vllm_pool_failed(p, r, is_lost, now, "%s", reason);
         return;
     }
-    if (step == STEP_MODELS) on_models(p, r, now);
+    if (step == STEP_VERSION) on_version(p, r, now);
+    else if (step == STEP_MODELS) on_models(p, r, now);
     else if (step == STEP_TOKENIZER) on_tokenizer(p, r, now);
     else if (step == STEP_SCORES) on_scores(p, r, now);
     else on_health(p, r, now);
@@ -300,7 +327,7 @@ double qr_vllm_pool_tick(qr_vllm_pool *p, double now)
             if (r->state == QR_VLLM_UP) {
                 clear_body(r);
                 ask(p, r, STEP_HEALTH, "/health", health_timeout_s, now);
-            } else ask_models(p, r, now);
+            } else ask_version(p, r, now);
         }
         next = fmin(next, due(r));
     }

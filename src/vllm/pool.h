@@ -30,7 +30,8 @@ typedef struct qr_vllm_replica {
     qr_load load;
     qr_vllm_state state;
     qr_vllm_protocol protocol;
-    char model[256];
+    char why_protocol[256]; /* a few words, or what the protocols before it came to */
+    char model[256], version[32], address[64];
     size_t max_model_len;  /* 0: not said */
     size_t most_documents; /* that it takes in one request; learnt */
     unsigned n_full;       /* requests of that many that it has answered since */
@@ -39,6 +40,7 @@ typedef struct qr_vllm_replica {
     int step; /* of the check in work */
     int n_tried;
     size_t sent;                               /* prompts of the sample in the check's request */
+    double sample_seconds;                     /* that the latest took */
     qr_http_request check;                     /* of health and of what it is */
     double next_check, last_heard, last_asked; /* on the clock of qr_now */
     unsigned n_failures;                       /* in a row */

@@ -255,6 +255,23 @@ qr_status qr_vllm_read_models(const char *text, size_t len, const char *wanted, 
     return status;
 }
 
+/* What a terminal may get to see of a server's words. */
+static void make_printable(char *text)
+{
+    for (; *text != 0; text++)
+        if ((unsigned char) *text < 0x20 || (unsigned char) *text >= 0x7F) *text = '?';
+}
+
+void qr_vllm_read_version(const char *text, size_t len, char *version, size_t size)
+{
+    json_error_t ignored;
+    json_t *root = json_loadb(text, len, 0, &ignored);
+    const char *found = json_string_value(json_object_get(root, "version"));
+    snprintf(version, size, "%s", found != NULL ? found : "");
+    make_printable(version);
+    json_decref(root);
+}
+
 void qr_vllm_write_tokenize(const char *model, const char *text, qr_buf *body)
 {
     qr_json_out json = {.write = qr_buf_write, .arg = body};
@@ -292,7 +309,6 @@ void qr_vllm_error_text(const char *text, size_t len, char *out, size_t size)
     int cut = len < 80 ? (int) len : 80;
     if (message != NULL) snprintf(out, size, "%s", message);
     else snprintf(out, size, "%.*s", cut, len > 0 ? text : "");
-    for (char *p = out; *p != 0; p++)
-        if ((unsigned char) *p < 0x20 || (unsigned char) *p >= 0x7F) *p = '?';
+    make_printable(out);
     json_decref(root);
 }

@@ -45,6 +45,8 @@ qr_status qr_vllm_read_answer(const qr_vllm_call *call, const char *text, size_t
 /* Of /v1/models: the model of that name, or, if `wanted` is NULL, the first one. *max_model_len 0: the server does not say. */
 qr_status qr_vllm_read_models(const char *text, size_t len, const char *wanted, char *model /* [size] */, size_t size,
                               size_t *max_model_len, qr_error *err);
+/* Of /version; "": not said. */
+void qr_vllm_read_version(const char *text, size_t len, char *version /* [size] */, size_t size);
 /* /tokenize, and whether its answer has the same ids as ours. */
 void qr_vllm_write_tokenize(const char *model, const char *text, qr_buf *body);
 qr_status qr_vllm_read_tokenize(const char *text, size_t len, const uint32_t *ids, size_t n_ids, qr_error *err);

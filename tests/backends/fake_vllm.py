@@ -75,6 +75,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         if self.path == "/health":
             self.answer(self.fake.health, b"")
+        elif self.path == "/version" and self.fake.version is not None:
+            self.answer(200, {"version": self.fake.version})
         elif self.path == "/v1/models":
             model = {"id": self.fake.model, "object": "model", "owned_by": "vllm", "root": "/m", "max_model_len": self.fake.max_model_len}
             self.answer(200, {"object": "list", "data": [model]})
@@ -263,7 +265,7 @@ class HttpServer(http.server.ThreadingHTTPServer):
 class FakeVllm:
     def __init__(self, tokenize, port=0, host="127.0.0.1", routes=CAUSAL, model="reranker", golden=None, **settings):
         self.tokenize_text, self.routes, self.model, self.golden, self.host = tokenize, routes, model, golden or {}, host
-        self.key, self.max_model_len, self.health = None, 8193, 200
+        self.key, self.max_model_len, self.health, self.version = None, 8193, 200, "0.32.0"
         self.delay, self.token_delay, self.max_queued, self.shift = 0, 0, None, 0
         self.knows_label_ids = self.knows_use_activation = True
         self.lock = threading.Lock()

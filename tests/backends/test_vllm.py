@@ -329,15 +329,31 @@ def test_metrics_of_several_models(vllm, serve):
 
 
 def test_doctor_says_what_each_server_is(vllm):
-    good, short, gone = vllm(), vllm(max_model_len=100), vllm()
+    good, short, gone, classifier = vllm(), vllm(max_model_len=100), vllm(), vllm(routes=CLASSIFIER, version=None)
     gone.stop()
-    out = ok("doctor", *urls(good, short, gone))
-    assert f"server         {good.url}: up, model {good.model}, {good.max_model_len} tokens, asked by completions\n" in out
-    assert re.search(rf"server         {short.url}: down, .*100", out) and re.search(rf"server         {gone.url}: down", out)
+    out = ok("doctor", *urls(good, short, gone, classifier))
+    about = "               address 127.0.0.1, vLLM"
+    first = f"server         {good.url}: up\n{about} 0.32.0, model {good.model}, 8193 tokens\n               asked by completions (the first choice), "
+    assert re.search(re.escape(first) + r"[0-9.]+ ms for known prompts\n", out)
+    assert re.search(rf"server         {short.url}: down, .*100.*\n{about} 0.32.0, model {short.model}, 100 tokens\n", out)
+    assert re.search(rf"server         {gone.url}: down, .*\n(?!  )", out)
+    assert f"{classifier.url}: up\n{about} of unknown version, " in out
+    assert "asked by classify (/v1/completions: status 404: Not Found), " in out
     assert re.search(r"round trip     [0-9.]+ ms for a prompt of \d+ tokens", out)
-    report = json.loads(ok("doctor", "--json", *urls(good, short)))
-    assert [s["state"] for s in report["servers"]] == ["up", "down"] and report["round_trip_seconds"] > 0
-    assert short.url in fails(1, "doctor", *urls(short))
+
+
+def test_doctor_reports_in_json_and_by_its_exit_code(vllm):
+    good, short = vllm(), vllm(max_model_len=100)
+    report = json.loads(ok("doctor", "--json", "--vllm-protocol", "generative-scoring", *urls(good, short)))
+    a, b = report["servers"]
+    assert (a["state"], a["protocol"], a["protocol_reason"]) == ("up", "generative-scoring", "as asked for")
+    assert (a["address"], a["version"], a["model"], a["max_model_len"]) == ("127.0.0.1", "0.32.0", good.model, 8193)
+    assert a["known_prompts_seconds"] > 0 and report["round_trip_seconds"] > 0
+    assert b["state"] == "down" and "max_model_len of 100" in b["reason"]
+    done = cli("doctor", *urls(short))
+    assert done.returncode == 1 and b"no vLLM server can be used" in done.stderr and f"{short.url}: down, expected room".encode() in done.stdout
+    report = json.loads(cli("doctor", "--json", *urls(short)).stdout)
+    assert [s["state"] for s in report["servers"]] == ["down"] and "round_trip_seconds" not in report
 
 
 def test_several_urls_in_a_variable(vllm):

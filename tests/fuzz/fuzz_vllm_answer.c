@@ -25,6 +25,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         } else if (!isfinite(out[0].yes - out[0].no) || !isfinite(out[1].yes - out[1].no)) abort();
     }
     qr_vllm_read_models(text, size, NULL, name, sizeof name, &most, &err);
+    qr_vllm_read_version(text, size, name, sizeof name);
     qr_vllm_read_tokenize(text, size, ids, 3, &err);
     qr_vllm_error_text(text, size, name, sizeof name);
     return 0;

@@ -154,6 +154,22 @@ static void test_tokenize(void **state)
         assert_int_equal(qr_vllm_read_tokenize(wrong[i], strlen(wrong[i]), ids, 2, &err), QR_E_BACKEND);
 }
 
+static void test_version(void **state)
+{
+    (void) state;
+    static const char *const cases[][2] = {{"{\"version\":\"0.32.0\"}", "0.32.0"},
+                                           {"{\"version\":\"\\u001b[31m0123456\"}", "?[31m01"},
+                                           {"{\"version\":7}", ""},
+                                           {"[]", ""},
+                                           {"<html>", ""},
+                                           {"", ""}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char version[8] = "before";
+        qr_vllm_read_version(cases[i][0], strlen(cases[i][0]), version, sizeof version);
+        assert_string_equal(version, cases[i][1]);
+    }
+}
+
 static void test_error_texts(void **state)
 {
     (void) state;
@@ -174,9 +190,9 @@ static void test_error_texts(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_requests),      cmocka_unit_test(test_capacity), cmocka_unit_test(test_answers),
-        cmocka_unit_test(test_wrong_answers), cmocka_unit_test(test_models),   cmocka_unit_test(test_tokenize),
-        cmocka_unit_test(test_error_texts),
+        cmocka_unit_test(test_requests),      cmocka_unit_test(test_capacity),    cmocka_unit_test(test_answers),
+        cmocka_unit_test(test_wrong_answers), cmocka_unit_test(test_models),      cmocka_unit_test(test_tokenize),
+        cmocka_unit_test(test_version),       cmocka_unit_test(test_error_texts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
