@@ -71,6 +71,14 @@ def classifier(tmp_path_factory):
     server.kill()
 
 
+def test_doctor(causal, classifier):
+    report = json.loads(ok("doctor", "--json", "--vllm-url", causal.url, "--vllm-url", classifier.url))
+    found = {s["name"]: (s["state"], s["protocol"], s["address"], s["model"], s["max_model_len"]) for s in report["servers"]}
+    assert found[causal.url] == ("up", "completions", "127.0.0.1", "reranker", 8193)
+    assert found[classifier.url] == ("up", "classify", "127.0.0.1", "reranker", 8193)
+    assert all(re.match(r"\d+\.\d+", s["version"]) for s in report["servers"])
+
+
 def golden(url, protocol):
     reference = json.loads((GOLDEN / "scores-micro-1.json").read_text())["cases"]
     cases = json.loads((GOLDEN / "cases.json").read_text())
