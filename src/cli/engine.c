@@ -91,7 +91,8 @@ const cli_option cli_backend_options[] = {
     {"max-model-len", 0, CLI_COUNT, 1, offsetof(cli_args, max_model_len), "N", "QWEN_RERANK_MAX_MODEL_LEN", "vllm: its longest prompt.",
      "vllm_options.max_model_len", NULL},
     {"vllm-url", 0, CLI_LIST, CLI_SEPARATED, offsetof(cli_args, vllm_urls), "URL", "QWEN_RERANK_VLLM_URL",
-     "vllm: a server, http://HOST:8000; may be repeated. A name with several addresses stands for as many servers. The folder of --model "
+     "vllm: a server, http://HOST:8000; may be repeated, the variable may hold several between commas or blanks. A name with several "
+     "addresses stands for as many servers. The folder of --model "
      "then needs only config.json and tokenizer.json.",
      "vllm_options.urls", NULL},
     {"vllm-model", 0, CLI_TEXT, 0, offsetof(cli_args, vllm_model), "NAME", "QWEN_RERANK_VLLM_MODEL",

@@ -363,6 +363,14 @@ def test_several_urls_in_a_variable(vllm):
     assert done.returncode == 0 and "of 2 vLLM servers" in done.stderr.decode()
 
 
+def test_several_urls_in_a_profile(vllm, serve, tmp_path):
+    a, b = vllm(), vllm()
+    path = tmp_path / "profiles.yaml"
+    path.write_text(f"profiles: {{p: {{vllm_options: {{urls: ['{a.url}', '{b.url}'], hedge: true}}}}}}")
+    server = serve("--config", str(path), "--profile", "p")
+    server.wait_for(lambda: [r["state"] for r in server.get("/v1/config").json()["replicas"]] == ["up", "up"], "both servers")
+
+
 def test_rolling_restart(vllm, serve):
     """Each replica in turn says that it is going, refuses connections, and comes back, under load."""
     replicas = [vllm(delay=0.02) for _ in range(3)]
