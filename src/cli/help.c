@@ -163,9 +163,12 @@ static void put_man(void)
         for (size_t g = 1; g < CLI_MAX_GROUPS && c->groups[g] != NULL; g++)
             if (c->groups[g] == cli_engine_options || c->groups[g] == cli_model_options)
                 printf(".PP\nAlso%s \\fIMODEL OPTIONS\\fR.\n", c->groups[g] == cli_model_options ? " \\fB\\-\\-model\\fR of the" : " the");
+            else if (c->groups[g] == cli_backend_options) fputs(".PP\nAlso the \\fIOPTIONS OF SOME BACKENDS\\fR.\n", stdout);
     }
     fputs(".SH MODEL OPTIONS\n", stdout);
     put_man_options(cli_engine_options);
+    fputs(".SH OPTIONS OF SOME BACKENDS\n", stdout);
+    put_man_options(cli_backend_options);
     fputs(".SH GENERAL OPTIONS\n", stdout);
     put_man_options(cli_general_options);
     fputs(".SH ENVIRONMENT\nVariables named with the options above give their defaults. An empty variable counts as not set, a bad value "

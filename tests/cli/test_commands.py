@@ -1,6 +1,7 @@
 """Everything but rank and score: options, environment, exit codes, closed output, the small commands and the generated files."""
 
 import json
+import re
 import shutil
 import subprocess
 
@@ -122,6 +123,12 @@ def test_doctor():
                                         ("completions/qwen-rerank.fish", ["completion", "fish"])])  # fmt: skip
 def test_generated_files_are_current(path, args):
     assert (SOURCE / path).read_text() == ok(*args), f"run: build/qwen-rerank {' '.join(args)} > {path}"
+
+
+def test_the_manual_has_every_option():
+    manual = ok("help", "--man").replace("\\-", "-").replace("\\fR[\\fBno-\\fR]\\fB", "[no-]")
+    options = set(re.findall(r"^ +(?:-\w, )?(--[a-z\[][a-z0-9\[\]-]*)", ok("serve", "--help"), re.MULTILINE))
+    assert len(options) > 60 and {o for o in options if f"\\fB{o}\\fR" not in manual} == set()
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
