@@ -60,6 +60,13 @@ def metric(vllm, name):
     return sum(float(line.split()[-1]) for line in vllm.get("/metrics")[1].splitlines() if line.startswith(f"vllm:{name}{{"))
 
 
+def share_of_cache(vllm, step):
+    """Does the step; which part of its tokens vLLM's prefix cache had."""
+    hits, asked = metric(vllm, "prefix_cache_hits_total"), metric(vllm, "prefix_cache_queries_total")
+    step()
+    return (metric(vllm, "prefix_cache_hits_total") - hits) / (metric(vllm, "prefix_cache_queries_total") - asked)
+
+
 def tokenize(args, text):
     command = [args.program, "tokenize", "--model", args.model, "--special", "--json", "-"]
     done = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
@@ -102,22 +109,20 @@ def main():
     vllm = Client(args.vllm)
     name = json.loads(vllm.get("/v1/models")[1])["data"][0]["id"]
     fields = {"model": name, "max_tokens": 1, "temperature": 0, "logprobs": 0, "logprob_token_ids": [YES, NO], "allowed_token_ids": [YES, NO]}
-    direct, through, shared = [], [], []
+    direct, through, shared = [], [], ([], [])
     try:
         for i in range(args.repeat + 1):
             run = random.randrange(10**6)
             queries = [f"{workload['query']} ({run} {side})" for side in "ab"]
             ids = prompts(args, queries[0], documents)
-            hits, asked = metric(vllm, "prefix_cache_hits_total"), metric(vllm, "prefix_cache_queries_total")
             steps = [
                 lambda: direct.append(vllm.post("/v1/completions", fields | {"prompt": ids})[1]),
                 lambda: through.append(front.post("/v1/rerank", {"query": queries[1], "documents": documents})[1]),
             ]
-            for step in steps if i % 2 else steps[::-1]:
-                step()
-            shared.append((metric(vllm, "prefix_cache_hits_total") - hits) / (metric(vllm, "prefix_cache_queries_total") - asked))
+            for side in (0, 1) if i % 2 else (1, 0):
+                shared[side].append(share_of_cache(vllm, steps[side]))
             if i == 0:  # compiled and warmed up
-                direct, through, shared = [], [], []
+                direct, through, shared = [], [], ([], [])
     finally:
         process.terminate()
         process.wait()
@@ -127,7 +132,7 @@ def main():
     print(f"direct            median {a:.3f} s, {min(direct):.3f} to {max(direct):.3f}")
     print(f"through qwen-rerank      {b:.3f} s, {min(through):.3f} to {max(through):.3f}")
     print(f"ratio of medians {b / a:.4f}, of pairs: median {statistics.median(pairs):.4f}, quartiles {pairs[len(pairs) // 4]:.4f} to {pairs[-1 - len(pairs) // 4]:.4f}")
-    print(f"tokens from vLLM's prefix cache: {100 * statistics.median(shared):.0f} % in both together")
+    print(f"tokens from vLLM's prefix cache: {100 * statistics.median(shared[0]):.0f} % directly, {100 * statistics.median(shared[1]):.0f} % through qwen-rerank")
 
 
 if __name__ == "__main__":
