@@ -459,6 +459,19 @@ def test_partial_answers_give_each_document_its_reason(vllm, serve):
     assert sorted([r["index"] for r in answer["results"]] + list(reasons)) == list(range(20)) and answer["results"]
 
 
+def test_partial_answers_when_no_server_is_left(vllm, serve):
+    fake = vllm(delay=0.2)
+    service = Service(serve, *urls(fake), "--request-timeout", "4", "--max-batch-tokens", "20")
+    before = fake.n_answered
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(partial, service)
+        service.server.wait_for(lambda: fake.n_answered >= before + 3, "some answers")
+        fake.stop()
+        answer = waiting.result()
+    check_partial(service, answer)
+    assert answer["partial"] is True and answer["results"] and answer["failed"]
+
+
 def test_no_server_is_left(vllm, serve):
     fake = vllm()
     service = Service(serve, *urls(fake), "--request-timeout", "2")
