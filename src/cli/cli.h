@@ -63,7 +63,8 @@ typedef struct cli_args {
     const char *vllm_model, *vllm_api_key, *vllm_api_key_file, *vllm_ca;
     int vllm_protocol; /* index into auto|completions|classify|generative-scoring, plus 1 */
     size_t vllm_timeout, vllm_wait;
-    int vllm_hedge; /* CLI_ON, CLI_OFF */
+    int vllm_hedge;      /* CLI_ON, CLI_OFF */
+    int needs_no_server; /* no option: bad ones are to be reported of */
     const char *vllm_command;
     int spawn; /* CLI_ON, CLI_OFF */
 
@@ -157,6 +158,7 @@ int cli_is_given(const cli_args *args, size_t field);
 int cli_args_offer(cli_args *args, const cli_option *option, const char *source, const char *origin, const char *value);
 /* A copy of a text that lives as long as args; NULL: no memory. */
 const char *cli_args_keep(cli_args *args, const char *text);
+const char *cli_args_keep_part(cli_args *args, const char *text, size_t len);
 int cli_is_on(int value, int otherwise);
 /* "Did you mean": *best becomes `candidate` if that is near `word` and nearer than the best so far (NULL at the start). */
 void cli_suggest(const char *word, const char *candidate, size_t *best_distance, const char **best);

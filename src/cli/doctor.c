@@ -5,6 +5,7 @@
 #include "cli/output.h"
 #include "cpu/features.h"
 #include "engine/engine.h"
+#include "engine/replica.h"
 #include "engine/scheduler.h"
 #include "model/builtin.h"
 #include "model/locate.h"
@@ -141,16 +142,7 @@ static void put_server(qr_json_out *json, int as_json, const qr_replica *r)
         return;
     }
     qr_out_open(json, NULL, '{');
-    qr_out_string(json, "name", r->name);
-    qr_out_string(json, "state", r->state);
-    qr_out_string(json, "reason", r->reason[0] != 0 ? r->reason : NULL);
-    qr_out_string(json, "address", r->address);
-    qr_out_string(json, "version", r->version);
-    qr_out_string(json, "model", r->model);
-    qr_out_int(json, "max_model_len", r->max_model_len);
-    qr_out_string(json, "protocol", r->protocol);
-    qr_out_string(json, "protocol_reason", r->why_protocol);
-    qr_out_real(json, "known_prompts_seconds", r->sample_seconds, 4);
+    qr_replica_write(json, r);
     qr_out_close(json, '}');
 }
 
@@ -162,6 +154,7 @@ static int run_servers(qr_json_out *json, const cli_args *args, int as_json)
     qr_error err = {0};
     qr_replica *servers = qr_calloc(MAX_SERVERS, sizeof *servers);
     own.backend = "vllm";
+    own.needs_no_server = 1;
     int code = servers != NULL ? cli_engine_open(&own, args->model, NULL, NULL, &engine) : CLI_FAILURE;
     size_t n = engine != NULL ? await_servers(engine, servers) : 0, n_up = 0;
     if (as_json) qr_out_open(json, "servers", '[');
@@ -270,9 +263,8 @@ const cli_command cli_doctor = {
     .summary = "show what this machine and this build can do",
     .text = "Prints processor, memory, libraries, every backend and why it can or cannot be used, and the model that would be used. Please "
             "add its "
-            "output to bug reports. Given --vllm-url, it says what each server is. The exit code is 4 if there is no model, and 1 if a "
-            "check of "
-            "--deep failed or no server can be used.",
+            "output to bug reports. Given --vllm-url, it says what each server is. The exit code is 4 if there is no model, "
+            "and 1 if a check of --deep failed or no server can be used.",
     .groups = {options, cli_engine_options, cli_backend_options, cli_general_options},
     .run = run,
 };

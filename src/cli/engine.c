@@ -277,7 +277,7 @@ int cli_engine_open(const cli_args *args, const char *model, qr_log_fn log, void
         .vllm_protocol = args->vllm_protocol > 1 ? protocols[args->vllm_protocol - 2] : NULL,
         .vllm_ca_file = args->vllm_ca,
         .vllm_timeout_seconds = (double) args->vllm_timeout,
-        .vllm_wait_seconds = args->command == &cli_doctor ? -1 : (double) args->vllm_wait, /* doctor reports of bad servers, too */
+        .vllm_wait_seconds = args->needs_no_server ? -1 : (double) args->vllm_wait,
         .vllm_hedge = cli_is_on(args->vllm_hedge, 0),
         .log = log,
         .log_arg = log_arg,

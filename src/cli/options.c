@@ -234,9 +234,11 @@ int cli_is_given(const cli_args *args, size_t field) { return args->origins != N
 const char *cli_origin(const cli_args *args, const cli_option *o) { return args->origins != NULL ? args->origins[o->field] : NULL; }
 int cli_is_on(int value, int otherwise) { return value == 0 ? otherwise : value == CLI_ON; }
 
-const char *cli_args_keep(cli_args *args, const char *text)
+const char *cli_args_keep(cli_args *args, const char *text) { return cli_args_keep_part(args, text, strlen(text)); }
+
+const char *cli_args_keep_part(cli_args *args, const char *text, size_t len)
 {
-    char *copy = qr_strndup(text, strlen(text));
+    char *copy = qr_strndup(text, len);
     if (copy == NULL || append(args, &args->owned, copy) != CLI_OK) {
         qr_free(copy);
         return NULL;
@@ -258,14 +260,10 @@ static int offer_variable(cli_args *args, const cli_option *o, const char *value
 {
     static const char between[] = ", \t\r\n";
     if (o->kind != CLI_LIST || o->value != CLI_SEPARATED) return cli_args_offer(args, o, o->env, o->env, value);
-    char *rest = (char *) (uintptr_t) cli_args_keep(args, value);
-    if (rest == NULL) return CLI_FAILURE;
     int code = CLI_OK;
-    for (char *item; code == CLI_OK && *(rest += strspn(rest, between)) != 0;) {
-        item = rest;
-        rest += strcspn(rest, between);
-        if (*rest != 0) *rest++ = 0;
-        code = cli_args_offer(args, o, o->env, o->env, item);
+    for (size_t n; code == CLI_OK && (n = strcspn(value += strspn(value, between), between)) > 0; value += n) {
+        const char *item = cli_args_keep_part(args, value, n);
+        code = item != NULL ? cli_args_offer(args, o, o->env, o->env, item) : CLI_FAILURE;
     }
     return code;
 }

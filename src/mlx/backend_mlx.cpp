@@ -101,13 +101,25 @@ mx::Dtype choose_dtype(qr_dtype dtype, const qr_model &model, mx::Device d)
 
 const char *name_of(mx::Dtype dtype) { return dtype == mx::float32 ? "f32" : dtype == mx::float16 ? "f16" : "bf16"; }
 
+// Dense matrices in the type; packed ones as they are, with a scale and a bias for each group in the type of products.
+size_t weights_held(const qr_model &model, mx::Dtype dtype, mx::Device d)
+{
+    size_t dense = model.n_parameters, packed_bytes = 0;
+    for (size_t i = 0; i < model.ckpt.n_tensors; i++) {
+        const qr_tensor &t = model.ckpt.tensors[i];
+        if (t.group == 0) continue;
+        dense -= t.n_elements;
+        packed_bytes += t.n_bytes + 2 * (t.n_elements / t.group) * product_type(dtype, d).size();
+    }
+    return dense * dtype.size() + packed_bytes;
+}
+
 // Weights as held, and the activations of a pass: the residual stream twice and the widest product in f32, keys and values.
-size_t plan(const qr_backend_cfg &cfg, mx::Dtype dtype, size_t max_tokens)
+size_t plan(const qr_backend_cfg &cfg, mx::Dtype dtype, mx::Device d, size_t max_tokens)
 {
     const qr_config &c = cfg.model->config;
     size_t item = dtype.size(), wide = std::max(2 * c.inter, (c.n_heads + 2 * c.n_kv_heads) * c.head_dim * 2);
-    size_t weights = c.quantization == QR_QUANT_MLX ? cfg.model->weight_bytes * 5 / 4 : cfg.model->n_parameters * item; // scales are widened
-    return weights + max_tokens * (3 * c.hidden * sizeof(float) + wide * item) + cfg.prefix_cache_bytes;
+    return weights_held(*cfg.model, dtype, d) + max_tokens * (3 * c.hidden * sizeof(float) + wide * item) + cfg.prefix_cache_bytes;
 }
 
 void check_memory(const qr_backend_cfg &cfg, mx::Device d, size_t need)
@@ -121,11 +133,14 @@ void check_memory(const qr_backend_cfg &cfg, mx::Device d, size_t need)
     throw Failure{QR_E_MEMORY, text};
 }
 
-// Metal keeps what is wired from being paged out; buffers that are free again are kept for reuse up to a bound.
+// Metal keeps what is wired from being paged out; beyond the memory limit MLX waits for what it has begun; buffers that are free again are kept
+// for reuse up to a bound.
 void set_limits(mx::Device d, size_t planned)
 {
     mx::set_cache_limit(d == mx::Device::gpu ? size_t{1} << 30 : size_t{64} << 20);
-    if (d == mx::Device::gpu && is_metal()) mx::set_wired_limit(std::min(planned + planned / 8, room(d, 0)));
+    if (d != mx::Device::gpu || !is_metal()) return;
+    mx::set_wired_limit(std::min(planned + planned / 8, room(d, 0)));
+    if (room(d, 0) > 0) mx::set_memory_limit(room(d, 0));
 }
 
 int probe(const qr_backend_place *place, char *why, size_t size)
@@ -169,7 +184,7 @@ qr_status open(qr_backend **out, const qr_backend_cfg *cfg, qr_error *err)
         bool on_gpu = d == mx::Device::gpu;
         b->batch_tokens = cfg->batch_is_default && on_gpu ? 8192 : cfg->max_batch_tokens;
         b->max_tokens = std::max(b->batch_tokens, cfg->max_length);
-        b->planned_bytes = plan(*cfg, dtype, b->max_tokens);
+        b->planned_bytes = plan(*cfg, dtype, d, b->max_tokens);
         check_memory(*cfg, d, b->planned_bytes);
         set_limits(d, b->planned_bytes);
         bool compile = cfg->compile == QR_ON || (cfg->compile == QR_DEFAULT && on_gpu);

@@ -77,8 +77,7 @@ static array joined(const std::vector<const qr_tensor *> &tensors, array (*load)
     return all.size() == 1 ? all[0] : mx::concatenate(all, 0, d);
 }
 
-// MLX's CPU kernel for packed weights sums in the type of its input, the GPU's in f32: on the CPU 16 bits would not do.
-static mx::Dtype product_type(mx::Dtype dtype, mx::Device d) { return d == mx::Device::gpu ? dtype : mx::float32; }
+mx::Dtype product_type(mx::Dtype dtype, mx::Device d) { return d == mx::Device::gpu ? dtype : mx::float32; }
 
 static Matrix packed(const std::vector<const qr_tensor *> &alike, mx::Dtype dtype, mx::Device d)
 {

@@ -36,6 +36,9 @@ struct Matrix {
     int group = 0, bits = 0;
 };
 
+// The type of products with packed weights: MLX's CPU kernel sums in the type of its input, where 16 bits would not do, the GPU's in f32.
+mx::Dtype product_type(mx::Dtype dtype, mx::Device device);
+
 // A matrix product with weights [out, in], perhaps of several matrices laid end to end.
 class Linear
 {

@@ -9,7 +9,13 @@
 /* Queries and keys of each sequence: alone; behind a prefix; one query behind a prefix, as in the last layer; more than a kernel's block.
  */
 static const int32_t n_queries[] = {5, 3, 1, 70}, n_keys[] = {5, 10, 9, 139};
-enum { N_SEQS = sizeof n_queries / sizeof n_queries[0], QUERIES = 5 + 3 + 1 + 70, KEYS = 5 + 10 + 9 + 139 };
+enum {
+    N_SEQS = sizeof n_queries / sizeof n_queries[0],
+    MOST_QUERIES = 70,
+    QUERIES = 5 + 3 + 1 + 70,
+    MOST_KEYS = 139,
+    KEYS = 5 + 10 + 9 + 139
+};
 
 typedef struct trial {
     const qr_config *c;
@@ -57,7 +63,7 @@ static qr_status compare(const trial *t, float *expected, qr_error *err)
                 const float *found = t->out + (query * c->n_heads + head) * c->head_dim;
                 expect(t, expected, query, head, first_key, before + i + 1);
                 for (size_t e = 0; e < c->head_dim; e++)
-                    if (!(fabsf(found[e] - expected[e]) <= 0.02f)) /* bf16 rounds to 0.004 here */
+                    if (!(fabsf(found[e] - expected[e]) <= 0.02f)) /* bf16 rounds weights and values to 0.004 each */
                         return qr_fail(err, QR_E_BACKEND,
                                        "flash attention is wrong here: query %zu of %d with %d keys, head %zu: expected %.4f, found %.4f",
                                        i, (int) n_queries[s], (int) n_keys[s], head, (double) expected[e], (double) found[e]);
@@ -86,7 +92,8 @@ static qr_status run(const trial *t, qr_torch_scope *s, int type, qr_error *err)
     const qr_config *c = t->c;
     qr_th q = upload(s, t->q, QUERIES, c->n_heads, c->head_dim, type), k = upload(s, t->k, KEYS, c->n_kv_heads, c->head_dim, type);
     qr_th v = upload(s, t->v, KEYS, c->n_kv_heads, c->head_dim, type);
-    qr_th out = qr_torch_flash(s, q, k, v, upload_ends(s, n_queries), upload_ends(s, n_keys), 70, 139, 1 / sqrt((double) c->head_dim));
+    qr_th out = qr_torch_flash(s, q, k, v, upload_ends(s, n_queries), upload_ends(s, n_keys), MOST_QUERIES, MOST_KEYS,
+                               1 / sqrt((double) c->head_dim));
     qr_torch_download(s, t->out, qr_torch_to(s, out, qr_torch_dtype(s->t, QR_DTYPE_F32)), t->n_q);
     return s->error.code == QR_OK ? QR_OK : qr_fail(err, QR_E_UNSUPPORTED, "no flash attention here: %s", s->error.msg);
 }

@@ -80,7 +80,7 @@ static void load_layer(pt_network *net, const qr_model *model, size_t i)
     l->down = load_tensor(net, model, w->down_proj, d);
 }
 
-/* [max_length, 1, head_dim] from two tables [max_length, head_dim / 2] */
+/* [max_length, 1, head_dim] from two tables [max_length, head_dim / 2], the left one times `sign` */
 static qr_th upload_rope(pt_network *net, const float *left, const float *right, float sign, qr_error *err)
 {
     size_t d = net->config.head_dim, half = d / 2, n = net->options.max_length, mark = net->scope.n;

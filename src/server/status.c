@@ -4,7 +4,7 @@
 
 #include "base/mem.h"
 #include "base/system.h"
-#include "engine/backend.h"
+#include "engine/replica.h"
 #include "model/builtin.h"
 
 #include <string.h>
@@ -93,14 +93,7 @@ static void write_replicas(qr_json_out *json, const sv_model *m)
     for (size_t i = 0; i < n; i++) {
         const qr_replica *r = &replicas[i];
         qr_out_open(json, NULL, '{');
-        qr_out_string(json, "name", r->name);
-        qr_out_string(json, "state", r->state);
-        if (r->reason[0] != 0) qr_out_string(json, "reason", r->reason);
-        qr_out_string(json, "model", r->model);
-        qr_out_string(json, "protocol", r->protocol);
-        if (r->version[0] != 0) qr_out_string(json, "version", r->version);
-        if (r->address[0] != 0) qr_out_string(json, "address", r->address);
-        if (r->max_model_len > 0) qr_out_int(json, "max_model_len", r->max_model_len);
+        qr_replica_write(json, r);
         qr_out_int(json, "in_flight", r->in_flight);
         qr_out_real(json, "limit", r->limit, 6);
         qr_out_int(json, "requests", r->requests);

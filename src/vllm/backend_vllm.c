@@ -371,7 +371,7 @@ static int fit(part *p, const qr_vllm_replica *r)
     return 1;
 }
 
-static qr_status send(qr_backend *b, attempt *a, qr_vllm_replica *r, qr_error *err)
+static qr_status send_attempt(qr_backend *b, attempt *a, qr_vllm_replica *r, qr_error *err)
 {
     char url[1024];
     part *p = a->part;
@@ -401,7 +401,7 @@ static qr_status send(qr_backend *b, attempt *a, qr_vllm_replica *r, qr_error *e
 static qr_status send_part(qr_backend *b, part *p, qr_vllm_replica *r, qr_error *err)
 {
     if (!fit(p, r)) return qr_fail(err, QR_E_MEMORY, "no memory for a request");
-    qr_status status = send(b, &p->first, r, err);
+    qr_status status = send_attempt(b, &p->first, r, err);
     if (status != QR_OK) return status;
     b->retries = fmin(b->retries + retries_per_request, most_retries);
     b->next_hedge = fmin(b->next_hedge, p->first.began + qr_hedge_after(&b->hedging, p->tokens));
@@ -428,7 +428,7 @@ static void hedge(qr_backend *b, double now)
             if (due <= now) i = qr_balance(b->pool.loads, b->pool.n, p->prefix_hash, p->tokens, busy, now);
             qr_error ignored = {0};
             if (i != SIZE_MAX && i != busy && takes(b->pool.replicas[i], p) && qr_hedge_take(&b->hedging) &&
-                send(b, &p->hedge, b->pool.replicas[i], &ignored) == QR_OK)
+                send_attempt(b, &p->hedge, b->pool.replicas[i], &ignored) == QR_OK)
                 b->pool.replicas[i]->n_hedges++;
             else next = fmin(next, fmax(due, now + poll_cancel_s)); /* there may be room, or an allowance, later */
         }

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import socket
 import subprocess
 
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
@@ -11,6 +12,12 @@ DATA = pathlib.Path(os.environ.get("QR_TEST_DATA") or SOURCE / "build" / "testda
 PROGRAM = os.environ.get("QR_BIN") or os.environ.get("QR_PROGRAM") or str(BUILD / "qwen-rerank")
 MODEL = os.environ.get("QR_TEST_MODEL") or str(DATA / "micro-1")
 HANG_S = 300  # a guard against hanging, not a promise about speed: sanitizer and emulated runs are slow
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
 
 def environment(**extra):

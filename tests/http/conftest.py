@@ -15,13 +15,7 @@ import time
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "cli"))
-from support import HANG_S, PROGRAM, environment  # noqa: E402
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+from support import HANG_S, PROGRAM, environment, free_port  # noqa: E402
 
 
 class Answer:

@@ -380,8 +380,7 @@ def test_not_ready_while_loading():
     import http.client
     import subprocess
 
-    from conftest import free_port
-    from support import MODEL, PROGRAM, environment
+    from support import MODEL, PROGRAM, environment, free_port
 
     port = free_port()
     models = [arg for i in range(100) for arg in ("--model", f"m{i}={MODEL}")]

@@ -6,7 +6,7 @@
 
 #include <math.h>
 
-enum { MAX_REPLICAS = 100, MAX_EVENTS = 1 << 16 };
+enum { MAX_REPLICAS = 100 };
 
 /* A server that computes its requests together: each gets an equal part of its speed, up to so many; the others wait. */
 typedef struct server {
@@ -22,13 +22,13 @@ typedef struct event {
     size_t server;
     uint64_t tokens;
 } event;
+#include "event_queue.h"
 
 static struct {
     server servers[MAX_REPLICAS];
     const qr_load *loads[MAX_REPLICAS];
     size_t n;
-    event events[MAX_EVENTS]; /* a heap by time */
-    size_t n_events;
+    event_queue queue;
     uint64_t state, n_refused;
     double now;
 } sim;
@@ -54,32 +54,11 @@ static void start(size_t n, double speed)
     }
 }
 
-static void push(event e)
-{
-    size_t i = sim.n_events++;
-    assert_true(sim.n_events < MAX_EVENTS);
-    for (; i > 0 && sim.events[(i - 1) / 2].at > e.at; i = (i - 1) / 2) sim.events[i] = sim.events[(i - 1) / 2];
-    sim.events[i] = e;
-}
-
-static event pop(void)
-{
-    event first = sim.events[0], last = sim.events[--sim.n_events];
-    size_t i = 0;
-    for (size_t child; (child = 2 * i + 1) < sim.n_events; i = child) {
-        if (child + 1 < sim.n_events && sim.events[child + 1].at < sim.events[child].at) child++;
-        if (sim.events[child].at >= last.at) break;
-        sim.events[i] = sim.events[child];
-    }
-    sim.events[i] = last;
-    return first;
-}
-
 /* Answers that are due by `until`. */
 static void advance(double until)
 {
-    while (sim.n_events > 0 && sim.events[0].at <= until) {
-        event e = pop();
+    while (sim.queue.n > 0 && sim.queue.events[0].at <= until) {
+        event e = pop(&sim.queue);
         sim.now = e.at;
         qr_load_answered(&sim.servers[e.server].load, e.tokens, e.at - e.began);
     }
@@ -100,7 +79,7 @@ static int request(uint64_t query, uint64_t tokens)
     s->n_requests++;
     s->n_tokens += tokens;
     qr_load_begin(&s->load, tokens);
-    push((event){s->busy_until + s->fixed_s, sim.now, i, tokens});
+    push(&sim.queue, (event){s->busy_until + s->fixed_s, sim.now, i, tokens});
     return 1;
 }
 

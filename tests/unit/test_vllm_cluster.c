@@ -17,16 +17,7 @@
 
 #include <cmocka.h>
 
-enum {
-    REPLICAS = 100,
-    SLOW = 10,
-    FRONTS = 10,
-    MAX_EVENTS = 1 << 16,
-    MAX_WAITING = 1 << 14,
-    MAX_FLIGHTS = 1 << 17,
-    REQUESTS_PER_S = 10000,
-    TIMES = 400000
-};
+enum { REPLICAS = 100, SLOW = 10, FRONTS = 10, MAX_WAITING = 1 << 14, MAX_FLIGHTS = 1 << 17, REQUESTS_PER_S = 10000, TIMES = 400000 };
 static const double speed = 140e3, fixed_s = 0.005, check_s = 0.02;
 /* What a replica that returns may be given at once; without slow start it would be 2.9 s of work. */
 static const double herd_s = 1;
@@ -57,6 +48,7 @@ typedef struct event {
     int is_hedge;
     request request;
 } event;
+#include "event_queue.h"
 
 typedef struct replica {
     double speed, busy_until, alive_at; /* dead until then */
@@ -82,8 +74,7 @@ typedef struct front {
 static struct {
     replica replicas[REPLICAS];
     front fronts[FRONTS];
-    event events[MAX_EVENTS];
-    size_t n_events;
+    event_queue queue;
     flight flights[MAX_FLIGHTS];
     size_t n_flights; /* of all time */
     uint64_t state;
@@ -101,27 +92,6 @@ static double chance(void)
     return (double) (sim.state >> 11) / (double) (UINT64_C(1) << 53);
 }
 
-static void push(event e)
-{
-    size_t i = sim.n_events++;
-    assert_true(sim.n_events < MAX_EVENTS);
-    for (; i > 0 && sim.events[(i - 1) / 2].at > e.at; i = (i - 1) / 2) sim.events[i] = sim.events[(i - 1) / 2];
-    sim.events[i] = e;
-}
-
-static event pop(void)
-{
-    event first = sim.events[0], last = sim.events[--sim.n_events];
-    size_t i = 0;
-    for (size_t child; (child = 2 * i + 1) < sim.n_events; i = child) {
-        if (child + 1 < sim.n_events && sim.events[child + 1].at < sim.events[child].at) child++;
-        if (sim.events[child].at >= last.at) break;
-        sim.events[i] = sim.events[child];
-    }
-    sim.events[i] = last;
-    return first;
-}
-
 static double pause_after(unsigned n_failures)
 {
     return fmin(ldexp(first_pause_s, n_failures < 10 ? (int) n_failures : 10), longest_pause_s) * (0.5 + 0.5 * chance());
@@ -136,7 +106,7 @@ static int may_retry(front *f)
     return 1;
 }
 
-static void wait(const request *r)
+static void keep_waiting(const request *r)
 {
     front *f = &sim.fronts[r->front];
     assert_true(f->n_waiting < MAX_WAITING);
@@ -153,7 +123,7 @@ static void send_to(size_t i, request r, int is_hedge)
     to->n_tokens += r.tokens;
     to->busy_until = fmax(to->busy_until, sim.now) + (double) r.tokens / to->speed;
     double late = sim.straggles > 0 && chance() < sim.straggles ? sim.straggle_s : 0;
-    push((event){to->busy_until + fixed_s + late, ANSWER, i, to->life, is_hedge, r});
+    push(&sim.queue, (event){to->busy_until + fixed_s + late, ANSWER, i, to->life, is_hedge, r});
 }
 
 /* 0: no replica has room, or it is a repetition too many. */
@@ -166,7 +136,7 @@ static int send(request r)
     send_to(i, r, 0);
     sim.flights[r.flight].sent = r.sent = sim.now;
     double due = sim.now + qr_hedge_after(&f->hedging, r.tokens);
-    if (sim.hedges && isfinite(due)) push((event){due, HEDGE, i, 0, 0, r});
+    if (sim.hedges && isfinite(due)) push(&sim.queue, (event){due, HEDGE, i, 0, 0, r});
     return 1;
 }
 
@@ -183,7 +153,7 @@ static void on_hedge(const event *e)
     if (i != SIZE_MAX && i != e->replica && qr_hedge_take(&f->hedging)) {
         sim.n_hedges++;
         send_to(i, *r, 1);
-    } else push((event){sim.now + hedge_again_s, HEDGE, e->replica, 0, 0, *r});
+    } else push(&sim.queue, (event){sim.now + hedge_again_s, HEDGE, e->replica, 0, 0, *r});
 }
 
 /* In the order of arrival; what finds no room now stays. */
@@ -205,7 +175,7 @@ static void repeat(const event *e)
     if (is->at[!e->is_hedge] != SIZE_MAX) return;
     r.avoid = e->replica;
     r.is_retry = 1;
-    wait(&r);
+    keep_waiting(&r);
 }
 
 /* Brings the replica's time in use up to date. */
@@ -221,7 +191,8 @@ static void take_out(size_t front_index, size_t i)
     if (!f->loads[i].is_up) return;
     count_time(f, i);
     f->loads[i].is_up = 0;
-    push((event){sim.now + check_s + (f->n_failures[i] > 0 ? pause_after(f->n_failures[i]) : 0), CHECK, i, 0, 0, {.front = front_index}});
+    push(&sim.queue,
+         (event){sim.now + check_s + (f->n_failures[i] > 0 ? pause_after(f->n_failures[i]) : 0), CHECK, i, 0, 0, {.front = front_index}});
     f->n_failures[i]++;
 }
 
@@ -230,7 +201,7 @@ static void on_check(const event *e)
     front *f = &sim.fronts[e->request.front];
     replica *r = &sim.replicas[e->replica];
     if (r->alive_at > sim.now || chance() < r->spoils) {
-        push((event){sim.now + pause_after(f->n_failures[e->replica]++), CHECK, e->replica, 0, 0, e->request});
+        push(&sim.queue, (event){sim.now + pause_after(f->n_failures[e->replica]++), CHECK, e->replica, 0, 0, e->request});
         return;
     }
     count_time(f, e->replica);
@@ -247,8 +218,8 @@ static void on_death(size_t i)
     r->alive_at = sim.now + sim.dead_s;
     r->life++;
     r->busy_until = 0;
-    for (size_t k = 0; k < sim.n_events; k++) {
-        const event *e = &sim.events[k];
+    for (size_t k = 0; k < sim.queue.n; k++) {
+        const event *e = &sim.queue.events[k];
         if (e->kind == ANSWER && e->replica == i && e->life + 1 == r->life && is_there(e)) repeat(e);
     }
     for (size_t f = 0; f < FRONTS; f++) take_out(f, i);
@@ -286,8 +257,8 @@ static uint64_t queued(size_t i)
 
 static void advance(double until)
 {
-    while (sim.n_events > 0 && sim.events[0].at <= until) {
-        event e = pop();
+    while (sim.queue.n > 0 && sim.queue.events[0].at <= until) {
+        event e = pop(&sim.queue);
         sim.now = e.at;
         if (e.kind == ANSWER) on_answer(&e);
         else if (e.kind == CHECK) on_check(&e);
@@ -308,7 +279,7 @@ static void run(double seconds)
         advance(sim.now - log(1 - chance()) / REQUESTS_PER_S);
         if (sim.death_every_s > 0 && sim.now >= next_death) {
             size_t i = SLOW + (size_t) (chance() * (REPLICAS - SLOW));
-            if (sim.replicas[i].alive_at <= sim.now) push((event){.at = sim.now, .kind = DEATH, .replica = i});
+            if (sim.replicas[i].alive_at <= sim.now) push(&sim.queue, (event){.at = sim.now, .kind = DEATH, .replica = i});
             next_death += sim.death_every_s;
         }
         request r = {
@@ -317,7 +288,7 @@ static void run(double seconds)
         r.flight = sim.n_flights++ % MAX_FLIGHTS; /* what had it before was answered seconds ago */
         sim.flights[r.flight] = (flight){{SIZE_MAX, SIZE_MAX}, 0};
         sim.n_requests++;
-        if (!send(r)) wait(&r);
+        if (!send(r)) keep_waiting(&r);
     }
 }
 
@@ -401,9 +372,8 @@ static void test_all_well(void **state)
 }
 
 /* Ten replicas of half the speed; every second one of the others dies for 5 s; two answers of a thousand are spoilt. */
-static void test_failures_and_slow_nodes(void **state)
+static void start_failing(void)
 {
-    (void) state;
     start();
     for (size_t i = 0; i < REPLICAS; i++) {
         if (i < SLOW) sim.replicas[i].speed = speed / 2;
@@ -411,6 +381,12 @@ static void test_failures_and_slow_nodes(void **state)
     }
     sim.death_every_s = 1;
     sim.dead_s = 5;
+}
+
+static void test_failures_and_slow_nodes(void **state)
+{
+    (void) state;
+    start_failing();
     run(10);
     forget_counts();
     run(30);
@@ -427,7 +403,7 @@ static void test_no_herd_on_recovery(void **state)
     start();
     sim.dead_s = 5;
     run(5);
-    for (size_t i = 0; i < REPLICAS / 2; i++) push((event){.at = sim.now, .kind = DEATH, .replica = i});
+    for (size_t i = 0; i < REPLICAS / 2; i++) push(&sim.queue, (event){.at = sim.now, .kind = DEATH, .replica = i});
     run(4.9);
     size_t n_waiting = 0;
     for (size_t f = 0; f < FRONTS; f++) n_waiting += sim.fronts[f].n_waiting;
@@ -484,13 +460,7 @@ static void test_hedging_of_stragglers(void **state)
 static void test_hedging_among_failures(void **state)
 {
     (void) state;
-    start();
-    for (size_t i = 0; i < REPLICAS; i++) {
-        if (i < SLOW) sim.replicas[i].speed = speed / 2;
-        sim.replicas[i].spoils = 0.002;
-    }
-    sim.death_every_s = 1;
-    sim.dead_s = 5;
+    start_failing();
     sim.hedges = 1;
     run(10);
     forget_counts();
