@@ -1,14 +1,16 @@
 /* `make bench`: speed of an engine beside the machine's own matrix rate, in one run.
  *
  * Machines differ and are shared, so absolute figures mean little. Each workload is timed several times with a new query each time (no
- * prefix is found in the cache), the library's whole-matrix products at the model's shapes are timed before and after, and the ratio is
- * the time that those products alone would take over the time that was taken. Texts: Debian package descriptions, bench/workloads.
+ * prefix is found in the cache), the library's whole-matrix products at the model's shapes are timed before and after, and the ratio
+ * "of GEMM" is the time that those products alone would take over the time that was taken; "of unit" the time at which the multiply units
+ * would do them if nothing had to be loaded. Texts: Debian package descriptions, bench/workloads.
  */
-#define _GNU_SOURCE
+#include "base/system.h"
 #include "cpu/features.h"
 #include "cpu/gemm.h"
 #include "model/config.h"
 #include "qwen_rerank.h"
+#include "unit_peak.h"
 
 #include <getopt.h>
 #include <jansson.h>
@@ -17,7 +19,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { MAX_REPEATS = 100, RATE_ROWS = 512 };
+enum { MAX_REPEATS = 100, MAX_WORKLOADS = 32, RATE_ROWS = 512 };
 
 typedef struct workload {
     json_t *json;
@@ -30,13 +32,6 @@ static void die(const char *what, const char *detail)
 {
     fprintf(stderr, "bench: %s: %s\n", what, detail);
     exit(1);
-}
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double) t.tv_sec + (double) t.tv_nsec * 1e-9;
 }
 
 static workload load_workload(const char *path)
@@ -99,6 +94,7 @@ static long memory_mib(const char *name)
 
 typedef struct timing {
     double seconds[MAX_REPEATS], whole_tokens, computed_tokens;
+    double all, tokenize, stages[QR_N_STAGES]; /* seconds of all runs together */
     int n;
 } timing;
 
@@ -114,11 +110,15 @@ static timing run(qr_engine *engine, const workload *w, int repeats)
         int len = snprintf(query, sizeof query, "%.480s (%u)", w->query, run_number++);
         qr_query q = {.query = {query, (size_t) len}, .documents = w->documents, .n_documents = w->n};
         qr_stats before, after;
+        qr_timing parts;
+        qr_call call = {.timing = &parts};
         qr_engine_stats(engine, &before);
-        double start = now();
-        if (qr_score(engine, &q, 1, results, NULL, &err) != QR_OK) die("score", err.msg);
-        t.seconds[i] = now() - start;
+        double start = qr_now();
+        if (qr_score(engine, &q, 1, results, &call, &err) != QR_OK) die("score", err.msg);
+        t.all += t.seconds[i] = qr_now() - start;
+        t.tokenize += parts.tokenize;
         qr_engine_stats(engine, &after);
+        for (size_t s = 0; s < QR_N_STAGES; s++) t.stages[s] += after.stage_seconds[s] - before.stage_seconds[s];
         t.whole_tokens = (double) (after.prompt_tokens - before.prompt_tokens);
         t.computed_tokens = (double) (after.computed_tokens - before.computed_tokens);
     }
@@ -133,25 +133,120 @@ static const char *workload_name(const char *path)
     return slash ? slash + 1 : path;
 }
 
+typedef struct report {
+    const char *name;
+    size_t n_documents;
+    timing t;
+    double median, gemm_rate, unit_rate, of_gemm, of_unit; /* rates in Gop/s */
+} report;
+
+/* What the timing means beside the limits. Every layer but the last treats all tokens; the last one only K and V of all. */
+static void judge(report *r, const qr_config *c, const layer_cost *cost, double unit_rate)
+{
+    double full = (double) (c->n_layers - 1), tokens = r->t.computed_tokens, n = (double) r->n_documents;
+    double library_s = tokens * (full * cost->all_s + cost->kv_s) + n * (cost->all_s - cost->kv_s);
+    double ops = tokens * (full * cost->all_ops + cost->kv_ops) + n * (cost->all_ops - cost->kv_ops);
+    r->median = r->t.seconds[r->t.n / 2];
+    r->gemm_rate = cost->all_s > 0 ? cost->all_ops / cost->all_s / 1e9 : 0;
+    r->unit_rate = unit_rate;
+    r->of_gemm = library_s / r->median;
+    r->of_unit = unit_rate > 0 ? ops / (unit_rate * 1e9) / r->median : 0;
+}
+
+static void print_report(const report *r)
+{
+    printf("%-18s %9.3f %8.2f %12.0f %12.0f %7.0f%% %8.0f%% %8.0f%%\n", r->name, r->median, (double) r->n_documents / r->median,
+           r->t.whole_tokens / r->median, r->t.computed_tokens / r->median, 100 * (r->t.seconds[r->t.n - 1] - r->t.seconds[0]) / r->median,
+           100 * r->of_gemm, 100 * r->of_unit);
+    fflush(stdout);
+}
+
+/* Seconds of a mean run by stage; "other" is what no stage has: scheduling, results, the wake-up of threads. */
+static double stage_seconds(const timing *t, size_t row)
+{
+    if (row == 0) return t->tokenize / t->n;
+    if (row <= QR_N_STAGES) return t->stages[row - 1] / t->n;
+    double known = t->tokenize;
+    for (size_t s = 0; s < QR_N_STAGES; s++) known += t->stages[s];
+    return (t->all - known) / t->n;
+}
+
+static const char *stage_name(size_t row)
+{
+    return row == 0 ? "tokenize" : row <= QR_N_STAGES ? qr_stage_name((qr_stage) (row - 1)) : "other";
+}
+
+enum { N_ROWS = QR_N_STAGES + 2 };
+
+static void print_stages(const report *reports, size_t n)
+{
+    printf("\n%-10s", "seconds");
+    for (size_t i = 0; i < n; i++) printf(" %19.17s", reports[i].name);
+    for (size_t row = 0; row < N_ROWS; row++) {
+        printf("\n%-10s", stage_name(row));
+        for (size_t i = 0; i < n; i++) {
+            double s = stage_seconds(&reports[i].t, row);
+            printf(" %11.3f %5.1f %%", s, 100 * s * reports[i].t.n / reports[i].t.all);
+        }
+    }
+    printf("\n%-10s", "all");
+    for (size_t i = 0; i < n; i++) printf(" %11.3f %5.1f %%", reports[i].t.all / reports[i].t.n, 100.0);
+    printf("\n\n");
+}
+
+/* Appends one line per workload; a new file begins with the names of the columns. */
+static void append_csv(const char *path, const report *reports, size_t n, const qr_info *info, int threads)
+{
+    FILE *f = fopen(path, "a");
+    if (f == NULL) die(path, "cannot be written");
+    if (ftell(f) == 0) {
+        fprintf(f, "time,version,backend,device,library,model,dtype,threads,workload,documents,runs,seconds,least,most,"
+                   "tokens_whole,tokens_computed,gemm_gops,unit_gops,of_gemm,of_unit");
+        for (size_t row = 0; row < N_ROWS; row++) fprintf(f, ",%s_s", stage_name(row));
+        fprintf(f, "\n");
+    }
+    char at[32];
+    time_t now = time(NULL);
+    strftime(at, sizeof at, "%Y-%m-%dT%H:%M:%SZ", gmtime(&now));
+    for (size_t i = 0; i < n; i++) {
+        const report *r = &reports[i];
+        const timing *t = &r->t;
+        fprintf(f, "%s,%s,%s,\"%s\",\"%s\",%s,%s,%d,%s,%zu,%d,%.4f,%.4f,%.4f,%.0f,%.0f,%.1f,%.1f,%.4f,%.4f", at, qr_version(),
+                info->backend, info->device, qr_cpu_libraries(), workload_name(info->model), info->dtype, threads, r->name, r->n_documents,
+                t->n, r->median, t->seconds[0], t->seconds[t->n - 1], t->whole_tokens, t->computed_tokens, r->gemm_rate, r->unit_rate,
+                r->of_gemm, r->of_unit);
+        for (size_t row = 0; row < N_ROWS; row++) fprintf(f, ",%.4f", stage_seconds(t, row));
+        fprintf(f, "\n");
+    }
+    if (fclose(f) != 0) die(path, "cannot be written");
+}
+
+static const char usage[] =
+    "usage: bench --model DIR [--backend NAME] [--device D] [--torch-dir DIR] [--plugin-dir DIR] [--dtype f32|bf16|f16]\n"
+    "             [--threads N] [--batch-tokens N] [--repeat N] [--csv FILE] WORKLOAD.json...\n";
+
+static qr_dtype parse_dtype(const char *word)
+{
+    static const char *const words[] = {"f32", "bf16", "f16"};
+    static const qr_dtype types[] = {QR_DTYPE_F32, QR_DTYPE_BF16, QR_DTYPE_F16};
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
+        if (strcmp(word, words[i]) == 0) return types[i];
+    die("--dtype", "expected f32, bf16 or f16");
+    return QR_DTYPE_AUTO;
+}
+
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {{"model", 1, NULL, 'm'},
-                                            {"dtype", 1, NULL, 'd'},
-                                            {"threads", 1, NULL, 't'},
-                                            {"backend", 1, NULL, 'b'},
-                                            {"device", 1, NULL, 'D'},
-                                            {"torch-dir", 1, NULL, 'T'},
-                                            {"plugin-dir", 1, NULL, 'P'},
-                                            {"repeat", 1, NULL, 'r'},
-                                            {"batch-tokens", 1, NULL, 'B'},
-                                            {"help", 0, NULL, 'h'},
-                                            {0}};
+    static const struct option options[] = {{"model", 1, NULL, 'm'},      {"dtype", 1, NULL, 'd'},  {"threads", 1, NULL, 't'},
+                                            {"backend", 1, NULL, 'b'},    {"device", 1, NULL, 'D'}, {"torch-dir", 1, NULL, 'T'},
+                                            {"plugin-dir", 1, NULL, 'P'}, {"repeat", 1, NULL, 'r'}, {"batch-tokens", 1, NULL, 'B'},
+                                            {"csv", 1, NULL, 'c'},        {"help", 0, NULL, 'h'},   {0}};
     qr_options o = {.warm_up = 1, .backend = "cpu"};
+    const char *csv = NULL;
     int repeats = 3;
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         if (c == 'm') o.model = optarg;
-        else if (c == 'd')
-            o.dtype = strcmp(optarg, "f32") == 0 ? QR_DTYPE_F32 : strcmp(optarg, "bf16") == 0 ? QR_DTYPE_BF16 : QR_DTYPE_AUTO;
+        else if (c == 'd') o.dtype = parse_dtype(optarg);
         else if (c == 't') o.threads = atoi(optarg);
         else if (c == 'b') o.backend = optarg;
         else if (c == 'D') o.device = optarg;
@@ -159,14 +254,14 @@ int main(int argc, char **argv)
         else if (c == 'P') o.plugin_dir = optarg;
         else if (c == 'B') o.max_batch_tokens = strtoul(optarg, NULL, 10);
         else if (c == 'r') repeats = atoi(optarg);
+        else if (c == 'c') csv = optarg;
         else {
-            fprintf(c == 'h' ? stdout : stderr,
-                    "usage: bench --model DIR [--backend NAME] [--device D] [--torch-dir DIR] [--plugin-dir DIR] [--dtype f32|bf16]\n"
-                    "             [--threads N] [--batch-tokens N] [--repeat N] WORKLOAD.json...\n");
+            fputs(usage, c == 'h' ? stdout : stderr);
             return c == 'h' ? 0 : 2;
         }
     }
-    if (o.model == NULL || optind == argc || repeats < 1 || repeats > MAX_REPEATS) die("usage", "see bench --help");
+    size_t n = (size_t) (argc - optind);
+    if (o.model == NULL || n == 0 || n > MAX_WORKLOADS || repeats < 1 || repeats > MAX_REPEATS) die("usage", "see bench --help");
 
     qr_error err;
     qr_engine *engine = NULL;
@@ -177,31 +272,35 @@ int main(int argc, char **argv)
     if (qr_config_read(&config, path, &err) != QR_OK || qr_engine_open(&engine, &o, &err) != QR_OK) die("open", err.msg);
     qr_engine_info(engine, &info);
     int threads = o.threads > 0 ? o.threads : qr_cpu_get()->n_usable, bf16 = strcmp(info.dtype, "bf16") == 0;
+    const char *unit;
+    double unit_rate = unit_peak(bf16, threads, &unit);
     printf("machine   %s: %s; %s\n", info.backend, info.device, qr_cpu_libraries());
     printf("model     %s, %.1f M parameters, %s; open %.2f s\n", info.model, (double) info.n_parameters / 1e6, info.dtype,
            info.load_seconds);
+    printf("limits    unit: %.0f Gop/s of %s from registers; GEMM: the library at these shapes, %d rows, around each workload\n", unit_rate,
+           unit, RATE_ROWS);
+    printf("%-18s %9s %8s %12s %12s %8s %9s %9s\n", "workload", "seconds", "docs/s", "tok/s whole", "tok/s comp.", "spread", "of GEMM",
+           "of unit");
 
+    static report reports[MAX_WORKLOADS];
     layer_cost before = measure_layer(&config, bf16, threads);
-    printf("%-20s %9s %9s %12s %12s %8s %8s\n", "workload", "seconds", "docs/s", "tok/s whole", "tok/s comp.", "spread", "of GEMM");
-    for (int i = optind; i < argc; i++) {
-        workload w = load_workload(argv[i]);
-        timing t = run(engine, &w, repeats);
+    for (size_t i = 0; i < n; i++) {
+        workload w = load_workload(argv[optind + (int) i]);
+        report *r = &reports[i];
+        *r = (report){.name = workload_name(argv[optind + (int) i]), .n_documents = w.n, .t = run(engine, &w, repeats)};
         layer_cost after = measure_layer(&config, bf16, threads);
-        double median = t.seconds[t.n / 2], full_layers = (double) (config.n_layers - 1);
-        double all_s = (before.all_s + after.all_s) / 2, kv_s = (before.kv_s + after.kv_s) / 2;
-        double limit = t.computed_tokens * (full_layers * all_s + kv_s) + (double) w.n * (all_s - kv_s);
-        printf("%-20s %9.3f %9.2f %12.0f %12.0f %7.0f%% %7.0f%%\n", workload_name(argv[i]), median, (double) w.n / median,
-               t.whole_tokens / median, t.computed_tokens / median, 100 * (t.seconds[t.n - 1] - t.seconds[0]) / median,
-               100 * limit / median);
-        fflush(stdout);
+        layer_cost mean = {(before.all_s + after.all_s) / 2, (before.kv_s + after.kv_s) / 2, after.all_ops, after.kv_ops};
+        judge(r, &config, &mean, unit_rate);
+        print_report(r);
         before = after;
         free(w.documents);
         json_decref(w.json);
     }
-    printf("GEMM rate of the library at these shapes, %d rows, last measured: %.0f Gop/s %s\n", RATE_ROWS,
-           before.all_s > 0 ? before.all_ops / before.all_s / 1e9 : 0, info.dtype);
+    print_stages(reports, n);
+    printf("GEMM rate of the library, last measured: %.0f Gop/s %s\n", reports[n - 1].gemm_rate, info.dtype);
     printf("peak memory %ld MiB, anonymous now %ld MiB; weights %.0f MiB as stored\n", memory_mib("VmHWM"), memory_mib("RssAnon"),
            (double) info.weight_bytes / 1048576);
+    if (csv != NULL) append_csv(csv, reports, n, &info, threads);
     qr_engine_close(engine);
     return 0;
 }

@@ -223,6 +223,21 @@ typedef struct qr_info {
 } qr_info;
 QR_API void qr_engine_info(const qr_engine *engine, qr_info *out);
 
+/* Where the time of our CPU engine goes. */
+typedef enum qr_stage {
+    QR_STAGE_EMBED = 0,
+    QR_STAGE_NORM,
+    QR_STAGE_QKV, /* products, their norms and RoPE */
+    QR_STAGE_ATTENTION,
+    QR_STAGE_O,
+    QR_STAGE_MLP,
+    QR_STAGE_HEAD,
+    QR_STAGE_IDLE, /* threads that wait for others */
+    QR_N_STAGES
+} qr_stage;
+/* "embed", "norm", ... */
+QR_API const char *qr_stage_name(qr_stage stage);
+
 /* Counters since the engine was opened. */
 typedef struct qr_stats {
     uint64_t documents;
@@ -233,6 +248,7 @@ typedef struct qr_stats {
     uint64_t batches, batch_tokens;      /* calls of the backend, and the tokens in them before the prefix cache took its part */
     uint64_t result_hits, result_misses; /* of the cache of scores, if there is one */
     uint64_t documents_waiting;          /* at this moment, those in work included */
+    double stage_seconds[QR_N_STAGES];   /* of compute_seconds, mean over the threads; zeros where the backend is not our own */
 } qr_stats;
 QR_API void qr_engine_stats(qr_engine *engine, qr_stats *out);
 

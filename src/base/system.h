@@ -1,4 +1,4 @@
-/* What the operating system says about memory. */
+/* What the operating system says: time, memory, places. */
 #ifndef QR_BASE_SYSTEM_H
 #define QR_BASE_SYSTEM_H
 
@@ -8,6 +8,8 @@
 extern char **environ; /* elsewhere in unistd.h */
 #endif
 
+/* Seconds of a clock that only goes forward. */
+double qr_now(void);
 /* Bytes that this process could still take, by the machine and by the limit of its control group; 0: not known. */
 size_t qr_memory_available(void);
 /* Bytes of memory that the process holds now; 0: not known. */

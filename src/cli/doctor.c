@@ -1,6 +1,7 @@
 /* doctor: what this machine and this build can do, for bug reports and for "why is it slow". */
 #define _GNU_SOURCE
 #include "base/mem.h"
+#include "base/system.h"
 #include "cli/engine.h"
 #include "cli/output.h"
 #include "cpu/features.h"

@@ -1,6 +1,7 @@
 /* parity: the same prompts through several backends, and how far their answers are apart. */
 #define _GNU_SOURCE
 #include "base/mem.h"
+#include "base/system.h"
 #include "cli/engine.h"
 #include "cli/input.h"
 #include "cli/output.h"

@@ -3,6 +3,7 @@
 #include "cli/spawn.h"
 
 #include "base/mem.h"
+#include "base/system.h"
 #include "engine/scheduler.h"
 
 #include <errno.h>

@@ -97,8 +97,10 @@ static qr_status cpu_open(qr_backend **out, const qr_backend_cfg *cfg, qr_error 
     }
     size_t v_stride = (c->head_dim + QR_KEY_BLOCK - 1) / QR_KEY_BLOCK * QR_KEY_BLOCK;
     b->cache.limit_bytes = cfg->prefix_cache_bytes;
-    b->cache.kt_per_slot = c->n_layers * c->n_kv_heads * c->head_dim;
-    b->cache.floats_per_slot = b->cache.kt_per_slot + c->n_layers * c->n_kv_heads * v_stride;
+    size_t es = bf16 ? 2 : 4;
+    b->cache.n_heads = c->n_layers * c->n_kv_heads;
+    b->cache.kt_bytes = c->head_dim * es;
+    b->cache.v_bytes = v_stride * es;
     b->planned_bytes = b->model.bytes + qr_forward_bytes(b->forward) + cfg->prefix_cache_bytes;
     *out = b;
     return QR_OK;
@@ -109,7 +111,10 @@ static qr_status run_pass(qr_backend *b, size_t n_seqs, size_t n_filling, const 
 {
     qr_status status = qr_forward_run(b->forward, b->seqs, n_seqs, cancel, err);
     if (status != QR_OK) return status;
-    for (size_t i = 0; i < n_filling; i++) b->filling[i]->valid = 1;
+    for (size_t i = 0; i < n_filling; i++) {
+        b->filling[i]->valid = 1;
+        b->filling[i]->n_ready = b->filling[i]->n_keys;
+    }
     for (size_t i = 0; i < n_seqs; i++) b->stats.computed_tokens += b->seqs[i].n_ids;
     return QR_OK;
 }
@@ -132,16 +137,18 @@ static qr_status score_all(qr_backend *b, const qr_batch *batch, qr_logits *out,
             else b->stats.prefix_misses++;
         }
         int fill = kv != NULL && !kv->valid && !in_pass;
-        size_t own = n_tokens + (fill ? prefix->n_ids : 0); /* the prefix takes no slots of the pass, and comes before its sequence */
+        /* the prefix takes no slots of the pass, and comes before its sequence */
+        size_t own = n_tokens + (fill ? prefix->n_ids - kv->n_ready : 0);
         if (n_seqs > 0 && !qr_forward_fits(b->forward, n_seqs + (size_t) fill, own, n_slots, seq->n_ids)) {
             if ((status = run_pass(b, n_seqs, n_filling, batch->cancel, err)) != QR_OK) return status;
             n_seqs = n_tokens = n_slots = n_filling = 0;
+            if (kv != NULL) qr_prefix_cache_take_over(&b->cache, kv); /* the pass may have left more to take */
             fill = kv != NULL && !kv->valid;
         }
         if (fill) {
-            b->seqs[n_seqs++] = (qr_fwd_seq){prefix->ids, prefix->n_ids, NULL, kv, NULL};
+            b->seqs[n_seqs++] = (qr_fwd_seq){prefix->ids + kv->n_ready, prefix->n_ids - kv->n_ready, NULL, kv, NULL};
             b->filling[n_filling++] = kv;
-            n_tokens += prefix->n_ids;
+            n_tokens += prefix->n_ids - kv->n_ready;
         }
         if (!qr_forward_fits(b->forward, n_seqs, n_tokens, n_slots, seq->n_ids))
             return qr_fail(err, QR_E_TOO_LONG, "a prompt of %zu tokens does not fit the %zu that were planned", prefix->n_ids + seq->n_ids,
@@ -166,7 +173,9 @@ static qr_status cpu_warm_up(qr_backend *b, qr_error *err)
     static const uint32_t ids[QR_TILE_ROWS_SMALL] = {0};
     qr_logits ignored;
     qr_fwd_seq seq = {ids, QR_TILE_ROWS_SMALL < b->model.n_positions ? QR_TILE_ROWS_SMALL : b->model.n_positions, NULL, NULL, &ignored};
-    return qr_forward_run(b->forward, &seq, 1, NULL, err);
+    qr_status status = qr_forward_run(b->forward, &seq, 1, NULL, err);
+    qr_forward_clear_stages(b->forward); /* nobody's request */
+    return status;
 }
 
 static void cpu_info(const qr_backend *b, qr_backend_info *out)
@@ -178,7 +187,11 @@ static void cpu_info(const qr_backend *b, qr_backend_info *out)
     snprintf(out->dtype, sizeof out->dtype, "%s", b->dtype);
 }
 
-static void cpu_stats(const qr_backend *b, qr_backend_stats *out) { *out = b->stats; }
+static void cpu_stats(const qr_backend *b, qr_backend_stats *out)
+{
+    *out = b->stats;
+    qr_forward_stages(b->forward, out->stage_seconds);
+}
 
 const qr_backend_ops qr_backend_cpu = {
     .abi = QR_BACKEND_ABI,

@@ -8,12 +8,13 @@
  * Every step treats rows alone or reads keys of the row's own sequence in a fixed order, so a score does not depend on the batch, on
  * its order or on the number of threads. One OpenMP team runs the whole pass; nothing is allocated in it.
  *
- * K and V of a sequence with `slots` key slots, one layer:
- *   kt [n_kv_heads][slots / 16][head_dim][16]    v [n_kv_heads][slots][v_stride]
+ * K and V of a sequence with `slots` key slots, one layer: kt [n_kv_heads][slots / 16 blocks], v [n_kv_heads][slots]; in a head as
+ * kernels.h has it, in bf16 where products are, else in f32.
  */
 #include "cpu/forward.h"
 
 #include "base/mem.h"
+#include "base/system.h"
 #include "cpu/kernels.h"
 
 #include <math.h>
@@ -24,13 +25,16 @@ enum {
     /* At 0.6B shapes 1 to 6 MB of activations. By arithmetic, not measured: 512 rows of a layer are 16 GFLOP, tens of milliseconds, while
      * reading its 31 MB of weights takes about two. */
     CHUNK_ROWS = 512,
-    ITEM_ROWS = 32, /* query rows of one attention task: enough to reuse K and V, few enough to balance threads */
+    ITEM_ROWS = 32,      /* query rows of one attention task: enough to reuse K and V, few enough to balance threads */
+    MAX_BLOCKS = 24,     /* of memory */
+    MAX_HEAD_DIM = 1024, /* the largest that config.c lets through */
 };
 _Static_assert(CHUNK_ROWS % QR_TILE_ROWS == 0, "chunk buffers hold whole tiles");
 
 typedef struct seq_state {
     size_t start, n; /* tokens [start, start + n) of the pass */
-    size_t slots;    /* n rounded up to QR_KEY_BLOCK */
+    size_t held;     /* of a prefix: keys that are there already, before the first token */
+    size_t slots;    /* held + n rounded up to QR_KEY_BLOCK */
     size_t slot0;    /* first slot in the per-layer buffers */
     size_t position; /* of the first token */
     const qr_prefix_kv *prefix;
@@ -43,17 +47,24 @@ typedef struct item {          /* an attention task: some rows of one sequence; 
     uint32_t first;            /* index of the first row's token in its sequence */
 } item;
 
+/* What a thread has spent, by stage; a cache line or more to itself. */
+typedef struct stage_clock {
+    _Alignas(64) double seconds[QR_N_STAGES];
+    double last; /* when it was last brought up to date */
+} stage_clock;
+
 struct qr_forward {
     const qr_packed_model *model;
     const qr_kernels *kernels;
+    qr_attend_fn attend;
     int n_threads;
     int bf16;
-    size_t es; /* bytes of an activation that feeds a product */
+    size_t es; /* bytes of an activation that feeds a product, and of an element of K or V */
     size_t v_stride;
     size_t max_tokens, max_slots, max_seqs, max_items;
     float *x;              /* [max_tokens, hidden] */
     float *tail_x;         /* [max_seqs, hidden]: rows of last tokens in the last layer */
-    float *kt, *v;         /* one layer's keys and values, max_slots slots */
+    unsigned char *kt, *v; /* one layer's keys and values, max_slots slots */
     unsigned char *a;      /* [CHUNK_ROWS, hidden] normed rows */
     float *q;              /* [CHUNK_ROWS, n_heads * head_dim] */
     unsigned char *o;      /* [CHUNK_ROWS, n_heads * head_dim] attention output */
@@ -67,12 +78,14 @@ struct qr_forward {
     uint32_t *ids;        /* [max_tokens] */
     item *items;          /* [max_items] of all chunks, then one per tail */
     size_t *chunk_items;  /* [n_chunks + 1] */
+    stage_clock *clocks;  /* [n_threads] */
+    double begin;         /* of the pass */
     size_t n_seqs, n_tokens, n_tails, n_chunks, n_tail_items;
     size_t bytes;
     struct block {
         void **at;
         size_t bytes;
-    } * blocks; /* what to free */
+    } blocks[MAX_BLOCKS]; /* what to free */
     size_t n_blocks;
     int stop;
 };
@@ -81,13 +94,11 @@ static size_t round_up(size_t x, size_t to) { return (x + to - 1) / to * to; }
 
 /* ---- memory ------------------------------------------------------------------------------------------------------------------- */
 
-enum { MAX_BLOCKS = 16 };
-
 static int reserve(qr_forward *fw, void *pointer_to_array, size_t n, size_t size)
 {
     size_t bytes;
     void **at = pointer_to_array;
-    if (__builtin_mul_overflow(n, size, &bytes) || (*at = qr_pages_alloc(bytes)) == NULL) return 0;
+    if (fw->n_blocks == MAX_BLOCKS || __builtin_mul_overflow(n, size, &bytes) || (*at = qr_pages_alloc(bytes)) == NULL) return 0;
     fw->blocks[fw->n_blocks++] = (struct block){at, bytes};
     fw->bytes += bytes;
     return 1;
@@ -98,15 +109,13 @@ qr_status qr_forward_open(qr_forward **out, const qr_packed_model *model, int n_
     const qr_config *c = model->config;
     *out = NULL;
     qr_forward *fw = qr_calloc(1, sizeof *fw);
-    if (fw == NULL || (fw->blocks = qr_calloc(MAX_BLOCKS, sizeof *fw->blocks)) == NULL) {
-        qr_free(fw);
-        return qr_fail(err, QR_E_MEMORY, "no memory for the forward pass");
-    }
+    if (fw == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for the forward pass");
     fw->model = model;
     fw->kernels = qr_kernels_get();
     fw->n_threads = n_threads;
     fw->bf16 = qr_gemm_lib_is_bf16(model->lib);
     fw->es = fw->bf16 ? 2 : 4;
+    fw->attend = fw->bf16 ? qr_attend_bf16 : fw->kernels->attend;
     fw->v_stride = round_up(c->head_dim, QR_KEY_BLOCK);
     fw->max_tokens = max_tokens;
     fw->max_slots = 2 * round_up(max_tokens, QR_KEY_BLOCK); /* one long sequence, or many of 16 tokens on average */
@@ -120,19 +129,19 @@ qr_status qr_forward_open(qr_forward **out, const qr_packed_model *model, int n_
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
         if (others[i]->nb > widest) widest = others[i]->nb;
     fw->tile_floats = QR_TILE_ROWS * widest;
-    fw->attend_floats = round_up(qr_attend_scratch(c->head_dim), 16);
+    fw->attend_floats = round_up(qr_attend_scratch(fw->v_stride), 16);
     size_t q_width = c->n_heads * c->head_dim, threads = (size_t) n_threads;
-    int ok = reserve(fw, &fw->x, max_tokens * c->hidden, sizeof(float)) &&
-             reserve(fw, &fw->tail_x, fw->max_seqs * c->hidden, sizeof(float)) &&
-             reserve(fw, &fw->kt, fw->max_slots * c->n_kv_heads * c->head_dim, sizeof(float)) &&
-             reserve(fw, &fw->v, fw->max_slots * c->n_kv_heads * fw->v_stride, sizeof(float)) &&
-             reserve(fw, &fw->a, CHUNK_ROWS * c->hidden, fw->es) && reserve(fw, &fw->q, CHUNK_ROWS * q_width, sizeof(float)) &&
-             reserve(fw, &fw->o, CHUNK_ROWS * q_width, fw->es) && reserve(fw, &fw->h, CHUNK_ROWS * c->inter, fw->es) &&
-             reserve(fw, &fw->tiles, threads * fw->tile_floats, sizeof(float)) &&
-             reserve(fw, &fw->attend_scratch, threads * fw->attend_floats, sizeof(float)) &&
-             reserve(fw, &fw->seqs, fw->max_seqs, sizeof *fw->seqs) && reserve(fw, &fw->token_seq, max_tokens, sizeof(uint32_t)) &&
-             reserve(fw, &fw->tail_token, fw->max_seqs, sizeof(uint32_t)) && reserve(fw, &fw->ids, max_tokens, sizeof(uint32_t)) &&
-             reserve(fw, &fw->items, fw->max_items, sizeof *fw->items) && reserve(fw, &fw->chunk_items, n_chunks + 1, sizeof(size_t));
+    int ok =
+        reserve(fw, &fw->x, max_tokens * c->hidden, sizeof(float)) && reserve(fw, &fw->tail_x, fw->max_seqs * c->hidden, sizeof(float)) &&
+        reserve(fw, &fw->kt, fw->max_slots * c->n_kv_heads * c->head_dim, fw->es) &&
+        reserve(fw, &fw->v, fw->max_slots * c->n_kv_heads * fw->v_stride, fw->es) && reserve(fw, &fw->a, CHUNK_ROWS * c->hidden, fw->es) &&
+        reserve(fw, &fw->q, CHUNK_ROWS * q_width, sizeof(float)) && reserve(fw, &fw->o, CHUNK_ROWS * q_width, fw->es) &&
+        reserve(fw, &fw->h, CHUNK_ROWS * c->inter, fw->es) && reserve(fw, &fw->tiles, threads * fw->tile_floats, sizeof(float)) &&
+        reserve(fw, &fw->attend_scratch, threads * fw->attend_floats, sizeof(float)) &&
+        reserve(fw, &fw->seqs, fw->max_seqs, sizeof *fw->seqs) && reserve(fw, &fw->token_seq, max_tokens, sizeof(uint32_t)) &&
+        reserve(fw, &fw->tail_token, fw->max_seqs, sizeof(uint32_t)) && reserve(fw, &fw->ids, max_tokens, sizeof(uint32_t)) &&
+        reserve(fw, &fw->items, fw->max_items, sizeof *fw->items) && reserve(fw, &fw->chunk_items, n_chunks + 1, sizeof(size_t)) &&
+        reserve(fw, &fw->clocks, threads, sizeof *fw->clocks);
     if (!ok) {
         qr_forward_close(fw);
         return qr_fail(err, QR_E_MEMORY, "no memory for the activations of %zu tokens", max_tokens);
@@ -145,7 +154,6 @@ void qr_forward_close(qr_forward *fw)
 {
     if (fw == NULL) return;
     for (size_t i = 0; i < fw->n_blocks; i++) qr_pages_free(*fw->blocks[i].at, fw->blocks[i].bytes);
-    qr_free(fw->blocks);
     qr_free(fw);
 }
 
@@ -156,6 +164,35 @@ int qr_forward_fits(const qr_forward *fw, size_t n_seqs, size_t n_tokens, size_t
     return n_seqs < fw->max_seqs && n_tokens <= fw->max_tokens && n_ids <= fw->max_tokens - n_tokens &&
            round_up(n_ids, QR_KEY_BLOCK) <= fw->max_slots - n_slots;
 }
+
+/* ---- where the time goes ------------------------------------------------------------------------------------------------------ */
+
+/* The thread's time since the last call was spent on `stage`. */
+static void spent(qr_forward *fw, int thread, qr_stage stage)
+{
+    stage_clock *clock = &fw->clocks[thread];
+    double now = qr_now();
+    clock->seconds[stage] += now - clock->last;
+    clock->last = now;
+}
+
+/* Ends a stage: waits for the other threads. */
+static void meet(qr_forward *fw, int thread, qr_stage stage)
+{
+    spent(fw, thread, stage);
+#pragma omp barrier
+    spent(fw, thread, QR_STAGE_IDLE);
+}
+
+void qr_forward_stages(const qr_forward *fw, double seconds[QR_N_STAGES])
+{
+    for (size_t i = 0; i < QR_N_STAGES; i++) {
+        seconds[i] = 0;
+        for (int t = 0; t < fw->n_threads; t++) seconds[i] += fw->clocks[t].seconds[i] / fw->n_threads;
+    }
+}
+
+void qr_forward_clear_stages(qr_forward *fw) { memset(fw->clocks, 0, (size_t) fw->n_threads * sizeof *fw->clocks); }
 
 /* ---- products ----------------------------------------------------------------------------------------------------------------- */
 
@@ -240,10 +277,10 @@ static void store_q(const job *j, size_t block, size_t row0, size_t n_rows, cons
 }
 
 /* Where the current layer's K and V of a sequence are. */
-static void kv_of(const qr_forward *fw, const seq_state *s, size_t layer, float **kt, float **v)
+static void kv_of(const qr_forward *fw, const seq_state *s, size_t layer, unsigned char **kt, unsigned char **v)
 {
     const qr_config *c = fw->model->config;
-    size_t k_slot = c->n_kv_heads * c->head_dim, v_slot = c->n_kv_heads * fw->v_stride;
+    size_t k_slot = c->n_kv_heads * c->head_dim * fw->es, v_slot = c->n_kv_heads * fw->v_stride * fw->es;
     if (s->fill != NULL) {
         *kt = s->fill->kt + layer * s->fill->n_slots * k_slot;
         *v = s->fill->v + layer * s->fill->n_slots * v_slot;
@@ -253,29 +290,56 @@ static void kv_of(const qr_forward *fw, const seq_state *s, size_t layer, float 
     }
 }
 
-/* k heads: RMSNorm and RoPE, transposed into key blocks; v heads: as they are */
+/* An element of K or V of a slot goes to [element][slot in its block] or [slot][element]; in bf16, pairs stand together (kernels.h). */
+static void put_key(const qr_forward *fw, unsigned char *head, size_t slot, const float *key)
+{
+    size_t hd = fw->model->config->head_dim, in_block = slot % QR_KEY_BLOCK;
+    if (fw->bf16) {
+        uint16_t narrow[MAX_HEAD_DIM];
+        fw->kernels->narrow_bf16(narrow, key, hd);
+        uint16_t *to = (uint16_t *) (void *) head + (slot - in_block) * hd + 2 * in_block;
+        for (size_t d = 0; d < hd; d += 2) memcpy(to + d * QR_KEY_BLOCK, narrow + d, 2 * sizeof *to);
+    } else {
+        float *to = (float *) (void *) head + (slot - in_block) * hd + in_block;
+        for (size_t d = 0; d < hd; d++) to[d * QR_KEY_BLOCK] = key[d];
+    }
+}
+
+static void put_value(const qr_forward *fw, unsigned char *head, size_t slot, const float *value)
+{
+    size_t hd = fw->model->config->head_dim;
+    if (fw->bf16) {
+        uint16_t narrow[MAX_HEAD_DIM];
+        fw->kernels->narrow_bf16(narrow, value, hd);
+        uint16_t *to = (uint16_t *) (void *) head + slot / 2 * 2 * fw->v_stride + slot % 2;
+        for (size_t d = 0; d < hd; d++) to[2 * d] = narrow[d];
+    } else {
+        memcpy((float *) (void *) head + slot * fw->v_stride, value, hd * sizeof *value);
+    }
+}
+
+/* k heads: RMSNorm and RoPE; v heads: as they are */
 static void store_kv(const job *j, size_t block, size_t row0, size_t n_rows, const float *c)
 {
     qr_forward *fw = j->fw;
     const qr_packed_model *m = fw->model;
     size_t hd = m->config->head_dim, n_kv = m->config->n_kv_heads, half = hd / 2;
-    float key[1024]; /* the largest head_dim that config.c lets through */
+    float key[MAX_HEAD_DIM];
     for (size_t r = 0; r < n_rows; r++) {
         size_t token = token_of(j, row0 + r), position = position_of(fw, token);
         const seq_state *s = &fw->seqs[fw->token_seq[token]];
-        size_t slot = token - s->start;
-        float *kt, *v;
+        size_t slot = s->held + token - s->start;
+        unsigned char *kt, *v;
         kv_of(fw, s, j->layer_index, &kt, &v);
         for (size_t i = 0, head = block * m->heads_per_block; i < m->heads_per_block && head < 2 * n_kv; i++, head++) {
             const float *from = c + r * j->gemm->nb + i * hd;
             if (head >= n_kv) {
-                memcpy(v + ((head - n_kv) * s->slots + slot) * fw->v_stride, from, hd * sizeof *from);
+                put_value(fw, v + (head - n_kv) * s->slots * fw->v_stride * fw->es, slot, from);
                 continue;
             }
             fw->kernels->norm_rope(key, from, j->layer->k_norm, m->cosines + position * half, m->sines + position * half, hd,
                                    m->config->rms_eps);
-            float *to = kt + (head * s->slots + slot / QR_KEY_BLOCK * QR_KEY_BLOCK) * hd + slot % QR_KEY_BLOCK;
-            for (size_t d = 0; d < hd; d++) to[d * QR_KEY_BLOCK] = key[d];
+            put_key(fw, kt + head * s->slots * hd * fw->es, slot, key);
         }
     }
 }
@@ -286,12 +350,12 @@ static void attend(qr_forward *fw, size_t layer, const item *items, size_t n_ite
 {
     const qr_config *c = fw->model->config;
     size_t hd = c->head_dim, group = c->n_heads / c->n_kv_heads, n_kv = c->n_kv_heads, q_width = c->n_heads * hd;
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(dynamic) nowait
     for (size_t task = 0; task < n_items * n_kv; task++) {
         const item *it = &items[task / n_kv];
         const seq_state *s = &fw->seqs[it->seq];
         size_t head = task % n_kv, at = it->row * q_width + head * group * hd;
-        float *kt, *v;
+        unsigned char *kt, *v;
         kv_of(fw, s, layer, &kt, &v);
         qr_attend call = {
             .q = fw->q + at,
@@ -301,7 +365,7 @@ static void attend(qr_forward *fw, size_t layer, const item *items, size_t n_ite
             .head_dim = hd,
             .v_stride = fw->v_stride,
             .scale = 1.0f / sqrtf((float) hd),
-            .own = {kt + head * s->slots * hd, v + head * s->slots * fw->v_stride, s->n},
+            .own = {kt + head * s->slots * hd * fw->es, v + head * s->slots * fw->v_stride * fw->es, s->held + s->n},
             .first_pos = it->first,
             .out = fw->o + at * fw->es,
             .out_stride = q_width,
@@ -310,21 +374,23 @@ static void attend(qr_forward *fw, size_t layer, const item *items, size_t n_ite
         };
         if (s->prefix != NULL) {
             const qr_prefix_kv *p = s->prefix;
-            call.prefix = (qr_kv){p->kt + (layer * n_kv + head) * p->n_slots * hd, p->v + (layer * n_kv + head) * p->n_slots * fw->v_stride,
-                                  p->n_keys};
+            size_t slot = (layer * n_kv + head) * p->n_slots;
+            call.prefix = (qr_kv){p->kt + slot * hd * fw->es, p->v + slot * fw->v_stride * fw->es, p->n_keys};
         }
-        fw->kernels->attend(&call);
+        fw->attend(&call);
     }
+    meet(fw, thread, QR_STAGE_ATTENTION);
 }
 
 /* ---- layers ------------------------------------------------------------------------------------------------------------------- */
 
-static void norm_rows(qr_forward *fw, const float *x, const float *w, size_t n_rows)
+static void norm_rows(qr_forward *fw, const float *x, const float *w, size_t n_rows, int thread)
 {
     const qr_config *c = fw->model->config;
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
     for (size_t r = 0; r < n_rows; r++)
         fw->kernels->rmsnorm(fw->a + r * c->hidden * fw->es, fw->bf16, x + r * c->hidden, w, c->hidden, c->rms_eps);
+    meet(fw, thread, QR_STAGE_NORM);
 }
 
 /* From the attention output to the end of the layer, for the rows of `j`. */
@@ -335,18 +401,18 @@ static void finish_rows(job j, int thread)
     j.a = fw->o;
     j.store = store_residual;
     multiply(&j, thread);
-#pragma omp barrier
-    norm_rows(fw, j.x, j.layer->post_norm, j.n_rows);
+    meet(fw, thread, QR_STAGE_O);
+    norm_rows(fw, j.x, j.layer->post_norm, j.n_rows, thread);
     j.gemm = &j.layer->gate_up;
     j.a = fw->a;
     j.store = store_swiglu;
     multiply(&j, thread);
-#pragma omp barrier
+    meet(fw, thread, QR_STAGE_MLP);
     j.gemm = &j.layer->down;
     j.a = fw->h;
     j.store = store_residual;
     multiply(&j, thread);
-#pragma omp barrier
+    meet(fw, thread, QR_STAGE_MLP);
 }
 
 static void query_rows(job j, int thread)
@@ -364,10 +430,10 @@ static void run_chunk(qr_forward *fw, size_t layer, size_t chunk, int thread)
     int last = layer + 1 == fw->model->config->n_layers;
     const qr_packed_layer *l = &fw->model->layers[layer];
     job j = {fw, l, layer, &l->kv, fw->a, n_rows, fw->x + first * hidden, first, NULL, store_kv};
-    norm_rows(fw, j.x, l->input_norm, n_rows);
+    norm_rows(fw, j.x, l->input_norm, n_rows, thread);
     if (!last) query_rows(j, thread);
     multiply(&j, thread);
-#pragma omp barrier
+    meet(fw, thread, QR_STAGE_QKV);
     if (last) return;
     attend(fw, layer, fw->items + fw->chunk_items[chunk], fw->chunk_items[chunk + 1] - fw->chunk_items[chunk], thread);
     finish_rows(j, thread);
@@ -382,15 +448,16 @@ static void run_tails(qr_forward *fw, int thread)
     for (size_t first = 0; first < fw->n_tails; first += CHUNK_ROWS) {
         size_t n_rows = fw->n_tails - first < CHUNK_ROWS ? fw->n_tails - first : CHUNK_ROWS;
         float *x = fw->tail_x + first * hidden;
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
         for (size_t r = 0; r < n_rows; r++) memcpy(x + r * hidden, fw->x + fw->tail_token[first + r] * hidden, hidden * sizeof *x);
+        meet(fw, thread, QR_STAGE_HEAD);
         job j = {fw, l, layer, NULL, fw->a, n_rows, x, 0, fw->tail_token + first, NULL};
-        norm_rows(fw, x, l->input_norm, n_rows);
+        norm_rows(fw, x, l->input_norm, n_rows, thread);
         query_rows(j, thread);
-#pragma omp barrier
+        meet(fw, thread, QR_STAGE_QKV);
         attend(fw, layer, fw->items + fw->chunk_items[fw->n_chunks] + first, n_rows, thread);
         finish_rows(j, thread);
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
         for (size_t r = 0; r < n_rows; r++) {
             float *row = x + r * hidden;
             fw->kernels->rmsnorm(row, 0, row, m->norm, hidden, m->config->rms_eps);
@@ -401,6 +468,7 @@ static void run_tails(qr_forward *fw, int thread)
             }
             *fw->seqs[fw->token_seq[fw->tail_token[first + r]]].out = (qr_logits){(float) yes, (float) no};
         }
+        meet(fw, thread, QR_STAGE_HEAD);
     }
 }
 
@@ -412,9 +480,16 @@ static void plan(qr_forward *fw, const qr_fwd_seq *seqs, size_t n_seqs)
     for (size_t i = 0; i < n_seqs; i++) {
         const qr_fwd_seq *from = &seqs[i];
         seq_state *s = &fw->seqs[i];
-        *s = (seq_state){
-            token,      from->n_ids, round_up(from->n_ids, QR_KEY_BLOCK), slot, from->prefix ? from->prefix->n_keys : 0, from->prefix,
-            from->fill, from->out};
+        size_t held = from->fill ? from->fill->n_ready : 0;
+        *s = (seq_state){.start = token,
+                         .n = from->n_ids,
+                         .held = held,
+                         .slots = round_up(held + from->n_ids, QR_KEY_BLOCK),
+                         .slot0 = slot,
+                         .position = from->prefix ? from->prefix->n_keys : held,
+                         .prefix = from->prefix,
+                         .fill = from->fill,
+                         .out = from->out};
         memcpy(fw->ids + token, from->ids, from->n_ids * sizeof *from->ids);
         for (size_t t = 0; t < from->n_ids; t++) fw->token_seq[token + t] = (uint32_t) i;
         token += s->n;
@@ -433,7 +508,7 @@ static void plan(qr_forward *fw, const qr_fwd_seq *seqs, size_t n_seqs)
             size_t stop = s->start + s->n < end ? s->start + s->n : end;
             if (stop - t > ITEM_ROWS) stop = t + ITEM_ROWS;
             fw->items[n_items++] =
-                (item){fw->token_seq[t], (uint32_t) (t - chunk * CHUNK_ROWS), (uint32_t) (stop - t), (uint32_t) (t - s->start)};
+                (item){fw->token_seq[t], (uint32_t) (t - chunk * CHUNK_ROWS), (uint32_t) (stop - t), (uint32_t) (s->held + t - s->start)};
             t = stop;
         }
     }
@@ -449,15 +524,20 @@ qr_status qr_forward_run(qr_forward *fw, const qr_fwd_seq *seqs, size_t n_seqs, 
     size_t hidden = fw->model->config->hidden, n_layers = fw->model->config->n_layers;
     plan(fw, seqs, n_seqs);
     fw->stop = 0;
+    fw->begin = qr_now();
 #pragma omp parallel num_threads(fw->n_threads)
     {
         int thread = omp_get_thread_num();
         qr_mem_forbid(1);
-#pragma omp for schedule(static)
+        fw->clocks[thread].last = fw->begin;
+        spent(fw, thread, QR_STAGE_IDLE);
+#pragma omp for schedule(static) nowait
         for (size_t t = 0; t < fw->n_tokens; t++) qr_packed_model_embed(fw->model, fw->x + t * hidden, fw->ids[t]);
+        meet(fw, thread, QR_STAGE_EMBED);
         for (size_t step = 0; step < n_layers * fw->n_chunks; step++) {
 #pragma omp single
             fw->stop = qr_is_set(cancel);
+            spent(fw, thread, QR_STAGE_IDLE);
             if (fw->stop) break; /* the barrier of `single` shows all threads the same value; the next one comes after others */
             run_chunk(fw, step / fw->n_chunks, step % fw->n_chunks, thread);
         }

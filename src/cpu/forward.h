@@ -13,7 +13,7 @@ typedef struct qr_fwd_seq {
     const uint32_t *ids; /* [n_ids] */
     size_t n_ids;
     const qr_prefix_kv *prefix; /* keys that every token sees; NULL: none. Positions go on where the prefix ends */
-    qr_prefix_kv *fill;         /* not NULL: this is a prefix, its K and V go here and it has no logits */
+    qr_prefix_kv *fill;         /* not NULL: this is a prefix from key fill->n_ready on; K and V go there and it has no logits */
     qr_logits *out;             /* else: its logits */
 } qr_fwd_seq;
 
@@ -27,5 +27,9 @@ int qr_forward_fits(const qr_forward *fw, size_t n_seqs, size_t n_tokens, size_t
 
 /* Runs the sequences through the model. E_CANCELLED leaves outputs and fills undefined. */
 qr_status qr_forward_run(qr_forward *fw, const qr_fwd_seq *seqs, size_t n_seqs, const volatile int *cancel, qr_error *err);
+
+/* Seconds of all passes by stage, the mean over the threads: they sum to the time of the passes. */
+void qr_forward_stages(const qr_forward *fw, double seconds[QR_N_STAGES]);
+void qr_forward_clear_stages(qr_forward *fw);
 
 #endif

@@ -5,8 +5,8 @@
  * (scratchpad_mode user), because oneDNN's own is not safe for one primitive on many threads.
  */
 #ifdef QR_HAVE_ONEDNN
-#define _GNU_SOURCE /* clock_gettime */
 #include "base/mem.h"
+#include "base/system.h"
 #include "cpu/features.h"
 #include "cpu/gemm.h"
 
@@ -15,7 +15,6 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #if DNNL_VERSION_MAJOR >= 3
 typedef dnnl_memory_desc_t md_own;         /* a descriptor that we made and must destroy */
@@ -243,13 +242,6 @@ static int onednn_run(qr_gemm_kernel *kernel, int thread, float *c, const void *
 
 const qr_gemm_provider qr_gemm_onednn = {"oneDNN", onednn_open, onednn_close, onednn_pack, onednn_run};
 
-static double seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double) t.tv_sec + (double) t.tv_nsec * 1e-9;
-}
-
 double qr_gemm_library_rate(int bf16, size_t m, size_t k, size_t n, int n_threads)
 {
     enum { RUNS = 8 };
@@ -264,9 +256,9 @@ double qr_gemm_library_rate(int bf16, size_t m, size_t k, size_t n, int n_thread
     omp_set_num_threads(n_threads);
     if (a != NULL && w != NULL && packed != NULL && c != NULL && onednn_pack(kernel, 0, packed, w) == 0)
         for (int i = 0; i < RUNS; i++) {
-            double start = seconds();
+            double start = qr_now();
             if (onednn_run(kernel, 0, c, a, packed, m)) break;
-            double rate = 2e-9 * (double) m * (double) k * (double) n / (seconds() - start);
+            double rate = 2e-9 * (double) m * (double) k * (double) n / (qr_now() - start);
             if (rate > best) best = rate;
         }
     omp_set_num_threads(outer);

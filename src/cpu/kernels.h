@@ -17,10 +17,14 @@ enum { QR_KEY_BLOCK = 16 };
 /* Columns of one panel of the portable GEMM; packed weights are [nb / 16][k][16]. */
 enum { QR_PANEL = 16 };
 
+/* Keys and values of one KV head, in f32 or, as pairs that one dot product takes together, in bf16:
+ *         f32                                   bf16
+ *   kt    [n_blocks][head_dim][QR_KEY_BLOCK]    [n_blocks][head_dim / 2][QR_KEY_BLOCK][2]: elements 2i, 2i + 1 of a key
+ *   v     [n_slots][v_stride]                   [n_slots / 2][v_stride][2]: the element of keys 2i, 2i + 1
+ * with n_slots = n_blocks * QR_KEY_BLOCK. */
 typedef struct qr_kv {
-    const float *kt; /* [n_blocks][head_dim][QR_KEY_BLOCK] of one KV head */
-    const float *v;  /* [n_blocks * QR_KEY_BLOCK][v_stride] of the same head */
-    size_t n_keys;   /* valid keys */
+    const void *kt, *v;
+    size_t n_keys; /* valid keys */
 } qr_kv;
 
 /* Causal attention of a few query rows over one KV head:
@@ -36,9 +40,17 @@ typedef struct qr_attend {
     void *out;        /* like q; element type by out_bf16 */
     size_t out_stride;
     int out_bf16;
-    float *scratch; /* [qr_attend_scratch(head_dim)], 64-byte aligned */
+    float *scratch; /* [qr_attend_scratch(v_stride)], 64-byte aligned */
 } qr_attend;
-size_t qr_attend_scratch(size_t head_dim);
+
+/* Attention takes up to this many query vectors together, and rescales its sums after every run of this many keys (a multiple of
+ * QR_KEY_BLOCK). */
+enum { QR_ATTEND_ROWS = 16, QR_ATTEND_RUN = 128 };
+static inline size_t qr_attend_scratch(size_t v_stride) { return QR_ATTEND_ROWS * 2 * (v_stride + QR_ATTEND_RUN); }
+
+typedef void (*qr_attend_fn)(const qr_attend *a);
+/* With K and V in bf16; NULL where the build lacks it. Needs AVX512-BF16 (features.native_bf16). */
+extern const qr_attend_fn qr_attend_bf16;
 
 typedef struct qr_kernels {
     const char *name;
@@ -51,7 +63,7 @@ typedef struct qr_kernels {
     void (*swiglu)(void *y, int y_bf16, const float *gate, const float *up, size_t n);
     /* x += y, [n] */
     void (*add)(float *x, const float *y, size_t n);
-    void (*attend)(const qr_attend *a);
+    qr_attend_fn attend; /* K and V in f32 */
     /* widen: exact; narrow: the inverse for values that came from the same type, and rounding to nearest even for bf16 in general */
     void (*widen_bf16)(float *y, const uint16_t *x, size_t n);
     void (*widen_f16)(float *y, const uint16_t *x, size_t n);

@@ -11,55 +11,9 @@
 #include <math.h>
 #include <string.h>
 
+#include "cpu/vector_math.h"
+
 enum { VPB = QR_KEY_BLOCK / VN }; /* vectors per key block or GEMM panel */
-
-static inline vf v_load_part(const float *x, size_t n)
-{
-    float part[VN] = {0};
-    memcpy(part, x, n * sizeof *x);
-    return v_load(part);
-}
-
-static inline void v_store_part(float *y, vf x, size_t n)
-{
-    float part[VN];
-    v_store(part, x);
-    memcpy(y, part, n * sizeof *y);
-}
-
-/* Stores n <= VN elements at y[i], as f32 or bf16. */
-static inline void v_store_as(void *y, int bf16, size_t i, vf x, size_t n)
-{
-    if (bf16) {
-        uint16_t part[VN];
-        uint16_t *to = (uint16_t *) y + i;
-        v_store_bf16(n == VN ? to : part, x);
-        if (n < VN) memcpy(to, part, n * sizeof *to);
-    } else if (n == VN) {
-        v_store((float *) y + i, x);
-    } else {
-        v_store_part((float *) y + i, x, n);
-    }
-}
-
-/* e^x for x <= 88: 2^round(x log2 e) times a degree-6 polynomial on the rest, relative error at most 1.2e-7 (measured over [-87, 0]).
- * Coefficients: Cephes expf (S. Moshier). Below -87 the result is forced to e^-87 ~ 1.6e-38, which no sum here can notice;
- * -inf (masked keys) must give exactly 0 and is handled where masks are applied. */
-static inline vf v_exp(vf x)
-{
-    x = v_max(x, v_set1(-87.0f));
-    vf n = v_round(v_mul(x, v_set1(1.44269504088896341f)));
-    vf r = v_fma(n, v_set1(-0.693359375f), x);
-    r = v_fma(n, v_set1(2.12194440e-4f), r);
-    vf p = v_set1(1.9875691500e-4f);
-    p = v_fma(p, r, v_set1(1.3981999507e-3f));
-    p = v_fma(p, r, v_set1(8.3334519073e-3f));
-    p = v_fma(p, r, v_set1(4.1665795894e-2f));
-    p = v_fma(p, r, v_set1(1.6666665459e-1f));
-    p = v_fma(p, r, v_set1(5.0000001201e-1f));
-    p = v_fma(v_mul(r, r), p, v_add(r, v_set1(1.0f)));
-    return v_mul(p, v_exp2i(n));
-}
 
 static float sum_squares(const float *x, size_t n)
 {
@@ -130,10 +84,10 @@ static void add(float *x, const float *y, size_t n)
 /* ---- attention ---------------------------------------------------------------------------------------------------------------- */
 
 enum {
-    Q_ROWS = 8,    /* query vectors treated together: their scores and sums stay in the first-level cache */
-    KEY_RUN = 128, /* keys between two rescalings of the online softmax; a multiple of QR_KEY_BLOCK */
+    Q_ROWS = 8, /* query vectors treated together: their scores and sums stay in the first-level cache */
+    KEY_RUN = QR_ATTEND_RUN,
 };
-_Static_assert(Q_ROWS % ROWS == 0, "attention works on whole groups of rows");
+_Static_assert((int) Q_ROWS <= (int) QR_ATTEND_ROWS && Q_ROWS % ROWS == 0, "attention works on whole groups of rows");
 
 /* s[row][KEY_RUN] = q^T . k for all Q_ROWS rows and n_blocks key blocks; qt is [head_dim][Q_ROWS]. */
 static void attend_scores(float *s, const float *qt, const float *kt, size_t n_blocks, size_t head_dim)
@@ -229,18 +183,19 @@ static void attend(const qr_attend *a)
         const qr_kv *parts[2] = {&a->prefix, &a->own};
         for (int part = 0; part < 2; part++) {
             const qr_kv *kv = parts[part];
+            const float *kt = kv->kt, *v = kv->v;
             size_t keys = part == 0 ? kv->n_keys : a->first_pos + last_row + 1; /* keys that the last row sees */
             for (size_t k0 = 0; k0 < keys; k0 += KEY_RUN) {
                 size_t run = keys - k0 < KEY_RUN ? keys - k0 : KEY_RUN;
                 size_t blocks = (run + QR_KEY_BLOCK - 1) / QR_KEY_BLOCK;
-                attend_scores(s, qt, kv->kt + k0 * hd, blocks, hd);
+                attend_scores(s, qt, kt + k0 * hd, blocks, hd);
                 for (size_t i = 0; i < Q_ROWS; i++) {
                     size_t row = (first + (i < n ? i : n - 1)) / a->n_group;
                     size_t sees = part == 0 ? keys : a->first_pos + row + 1;
                     size_t visible = sees <= k0 ? 0 : sees - k0 < run ? sees - k0 : run;
                     attend_softmax(s + i * KEY_RUN, blocks * QR_KEY_BLOCK, visible, &max[i], &sum[i], acc + i * vs, vs);
                 }
-                attend_values(acc, s, kv->v + k0 * vs, run, vs);
+                attend_values(acc, s, v + k0 * vs, run, vs);
             }
         }
         for (size_t i = 0; i < n; i++) {

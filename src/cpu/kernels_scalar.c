@@ -58,9 +58,3 @@ static inline vf v_load_f16(const uint16_t *x)
 #include "cpu/kernels_impl.h"
 
 const qr_kernels *const qr_kernels_scalar = &table;
-
-size_t qr_attend_scratch(size_t head_dim)
-{
-    size_t v_stride = (head_dim + QR_KEY_BLOCK - 1) / QR_KEY_BLOCK * QR_KEY_BLOCK;
-    return Q_ROWS * v_stride + Q_ROWS * KEY_RUN + Q_ROWS * v_stride;
-}

@@ -24,6 +24,34 @@ static void drop(qr_prefix_cache *cache, qr_prefix_kv **at)
     qr_free(entry);
 }
 
+static size_t common_beginning(const qr_prefix_kv *e, const uint32_t *ids, size_t n_ids)
+{
+    size_t n = 0;
+    while (n < n_ids && n < e->n_keys && e->ids[n] == ids[n]) n++;
+    return n;
+}
+
+/* The entry with most of the keys gives them: a key depends on the tokens before it only, so they are the same. */
+void qr_prefix_cache_take_over(const qr_prefix_cache *cache, qr_prefix_kv *to)
+{
+    if (to->valid) return;
+    const qr_prefix_kv *from = NULL;
+    for (const qr_prefix_kv *e = cache->entries; e != NULL; e = e->next) {
+        size_t n = e->valid ? common_beginning(e, to->ids, to->n_keys) : 0;
+        if (n > to->n_ready) {
+            to->n_ready = n;
+            from = e;
+        }
+    }
+    if (from == NULL) return;
+    size_t slots = (to->n_ready + QR_KEY_BLOCK - 1) / QR_KEY_BLOCK * QR_KEY_BLOCK; /* whole blocks; what is too much gets overwritten */
+    for (size_t h = 0; h < cache->n_heads; h++) {
+        memcpy(to->kt + h * to->n_slots * cache->kt_bytes, from->kt + h * from->n_slots * cache->kt_bytes, slots * cache->kt_bytes);
+        memcpy(to->v + h * to->n_slots * cache->v_bytes, from->v + h * from->n_slots * cache->v_bytes, slots * cache->v_bytes);
+    }
+    to->valid = to->n_ready == to->n_keys;
+}
+
 qr_status qr_prefix_cache_get(qr_prefix_cache *cache, const uint32_t *ids, size_t n_ids, qr_prefix_kv **out, qr_error *err)
 {
     uint64_t hash = hash_ids(ids, n_ids);
@@ -37,7 +65,7 @@ qr_status qr_prefix_cache_get(qr_prefix_cache *cache, const uint32_t *ids, size_
     if (e == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for a query prefix");
     e->n_keys = n_ids;
     e->n_slots = (n_ids + QR_KEY_BLOCK - 1) / QR_KEY_BLOCK * QR_KEY_BLOCK;
-    e->bytes = e->n_slots * cache->floats_per_slot * sizeof(float);
+    e->bytes = e->n_slots * cache->n_heads * (cache->kt_bytes + cache->v_bytes);
     e->ids = qr_calloc(n_ids, sizeof *ids);
     e->kt = qr_pages_alloc(e->bytes);
     if (e->ids == NULL || e->kt == NULL) {
@@ -47,8 +75,9 @@ qr_status qr_prefix_cache_get(qr_prefix_cache *cache, const uint32_t *ids, size_
         qr_free(e);
         return status;
     }
-    e->v = e->kt + e->n_slots * cache->kt_per_slot;
+    e->v = e->kt + e->n_slots * cache->n_heads * cache->kt_bytes;
     memcpy(e->ids, ids, n_ids * sizeof *ids);
+    qr_prefix_cache_take_over(cache, e);
     e->hash = hash;
     e->last_use = ++cache->clock;
     e->next = cache->entries;

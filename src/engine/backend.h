@@ -136,6 +136,7 @@ typedef struct qr_backend_info {
 
 typedef struct qr_backend_stats {
     uint64_t computed_tokens, prefix_hits, prefix_misses;
+    double stage_seconds[QR_N_STAGES]; /* zeros from a backend that does not know */
 } qr_backend_stats;
 
 typedef struct qr_backend qr_backend; /* each backend's own */

@@ -5,6 +5,7 @@
 #include "engine/engine.h"
 
 #include "base/mem.h"
+#include "base/system.h"
 #include "engine/sample.h"
 #include "engine/scheduler.h"
 #include "model/builtin.h"
@@ -496,6 +497,13 @@ void qr_engine_info(const qr_engine *e, qr_info *out)
         .load_seconds = e->load_seconds,
         .builtin_model = qr_is_builtin(e->model_dir),
     };
+}
+
+const char *qr_stage_name(qr_stage stage)
+{
+    static const char *const names[] = {"embed", "norm", "qkv", "attention", "o", "mlp", "head", "idle"};
+    _Static_assert(sizeof names / sizeof names[0] == QR_N_STAGES, "a name for each stage");
+    return (size_t) stage < QR_N_STAGES ? names[stage] : "unknown stage";
 }
 
 void qr_engine_stats(qr_engine *e, qr_stats *out) { qr_scheduler_stats(e->scheduler, out); }

@@ -1,14 +1,13 @@
 /* See scheduler.h. */
-#define _GNU_SOURCE /* clock_gettime */
 #include "engine/scheduler.h"
 
 #include "base/mem.h"
+#include "base/system.h"
 #include "engine/result_cache.h"
 
 #include <math.h>
 #include <pthread.h>
 #include <string.h>
-#include <time.h>
 
 /* The least part of a batch that a job is given: less would make the work on each query's prefix outweigh that on its documents. */
 static const size_t min_share_tokens = 256;
@@ -57,13 +56,6 @@ struct qr_scheduler {
     qr_error open_error;
     qr_stats stats;
 };
-
-double qr_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double) t.tv_sec + (double) t.tv_nsec * 1e-9;
-}
 
 /* ---- documents that are alike --------------------------------------------------------------------------------------------------- */
 
@@ -436,6 +428,7 @@ static void run_batch(qr_scheduler *s)
     s->stats.computed_tokens = backend.computed_tokens;
     s->stats.prefix_hits = backend.prefix_hits;
     s->stats.prefix_misses = backend.prefix_misses;
+    memcpy(s->stats.stage_seconds, backend.stage_seconds, sizeof backend.stage_seconds);
     if (status == QR_OK) store_results(s, r);
     pthread_mutex_unlock(&s->lock);
     report(s);

@@ -58,7 +58,4 @@ const qr_backend_info *qr_scheduler_backend_info(const qr_scheduler *scheduler);
 size_t qr_scheduler_replicas(qr_scheduler *scheduler, qr_replica *out, size_t capacity);
 void qr_scheduler_stats(qr_scheduler *scheduler, qr_stats *out);
 
-/* Seconds of a clock that only goes forward. */
-double qr_now(void);
-
 #endif

@@ -95,6 +95,10 @@ void sv_metrics_write(sv_metrics *m, const qr_stats *engine, const sv_gauges *ga
     write_value(out, "batches_total", "counter", "Batches computed.", (double) engine->batches);
     write_value(out, "batch_tokens_total", "counter", "Tokens in these batches.", (double) engine->batch_tokens);
     write_value(out, "compute_seconds_total", "counter", "Time in the backend.", engine->compute_seconds);
+    write_head(out, "stage_seconds_total", "counter", "Of that, by stage, mean over the threads; zeros where the backend is not our own.");
+    for (size_t stage = 0; stage < QR_N_STAGES; stage++)
+        qr_buf_printf(out, "qwen_rerank_stage_seconds_total{stage=\"%s\"} %.6f\n", qr_stage_name((qr_stage) stage),
+                      engine->stage_seconds[stage]);
     write_value(out, "prefix_cache_hits_total", "counter", "Query prefixes that were cached.", (double) engine->prefix_hits);
     write_value(out, "prefix_cache_misses_total", "counter", "Query prefixes that had to be computed.", (double) engine->prefix_misses);
     write_value(out, "result_cache_hits_total", "counter", "Documents whose score was cached.", (double) engine->result_hits);

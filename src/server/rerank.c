@@ -10,6 +10,7 @@
 #include "server/internal.h"
 
 #include "base/mem.h"
+#include "base/system.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -3,6 +3,7 @@
 #include "server/server.h"
 
 #include "base/mem.h"
+#include "base/system.h"
 #include "server/assets.h"
 #include "server/internal.h"
 

@@ -242,6 +242,7 @@ void sv_on_metrics(sv_server *s, sv_exchange *x)
         sum.batches += stats.batches;
         sum.batch_tokens += stats.batch_tokens;
         sum.documents_waiting += stats.documents_waiting;
+        for (size_t stage = 0; stage < QR_N_STAGES; stage++) sum.stage_seconds[stage] += stats.stage_seconds[stage];
     }
     sv_gauges gauges = {s->n_waiting, sv_is_loaded(s) && !s->draining, engine_info(&s->models[0]).max_batch_tokens, qr_memory_resident(),
                         s->start};

@@ -7,6 +7,7 @@
  */
 #define _GNU_SOURCE
 #include "base/mem.h"
+#include "base/system.h"
 #include "engine/scheduler.h"
 #include "vllm/pool.h"
 

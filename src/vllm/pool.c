@@ -3,6 +3,7 @@
 #include "vllm/pool.h"
 
 #include "base/mem.h"
+#include "base/system.h"
 #include "engine/scheduler.h"
 #include "vllm/discovery.h"
 

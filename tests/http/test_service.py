@@ -307,6 +307,14 @@ def test_cached_results(start):
     assert server.metric("result_cache_hits_total") == server.metric("result_cache_misses_total") == 30
 
 
+def test_stages_add_up_to_the_time_of_computing(start):
+    server = start()
+    server.post("/v1/rerank", {"query": "q", "documents": [f"text number {i} " * 20 for i in range(20)]})
+    stages = {name: server.metric(f'stage_seconds_total{{stage="{name}"}}') for name in ("embed", "norm", "qkv", "attention", "o", "mlp", "head", "idle")}
+    assert all(seconds > 0 for seconds in stages.values()), stages
+    assert 0.5 * server.metric("compute_seconds_total") < sum(stages.values()) <= server.metric("compute_seconds_total")
+
+
 def test_metrics_behind_a_key(start):
     server = start("--api-key", "k", "--protect-metrics")
     assert server.get("/metrics").status == 401 and server.get("/metrics", headers={"Authorization": "Bearer k"}).status == 200

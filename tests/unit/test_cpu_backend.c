@@ -232,11 +232,55 @@ static void test_cancel_and_reuse(void **state)
     close_fixture(&f);
 }
 
+static qr_logits score_one(qr_backend *b, const uint32_t *ids, size_t n_prefix, size_t n)
+{
+    qr_prefix prefix = {ids, n_prefix};
+    qr_seq seq = {ids + n_prefix, n - n_prefix, 0};
+    qr_batch batch = {&prefix, 1, &seq, 1, NULL};
+    qr_logits l = {0};
+    qr_error err = {0};
+    if (qr_backend_cpu.score(b, &batch, &l, &err) != QR_OK) fail_msg("%s", err.msg);
+    return l;
+}
+
+/* Prefixes that begin alike: the common part is computed once, and no score shows that it was taken over. */
+static void check_common_beginnings(const char *checkpoint, qr_dtype dtype)
+{
+    enum { N = 80, PREFIX = 50 };
+    static const size_t commons[] = {0, 1, 15, 16, 17, 32, 49, 50};
+    fixture f = open_fixture(checkpoint);
+    uint32_t first[N], second[N];
+    for (size_t i = 0; i < N; i++) first[i] = (uint32_t) (i * 37 % 5000);
+    for (size_t k = 0; k < sizeof commons / sizeof commons[0]; k++) {
+        for (size_t i = 0; i < N; i++) second[i] = first[i] + (i >= commons[k]);
+        qr_backend *fresh = open_backend(&f, dtype, 2, 1024, 512, 1 << 20), *used = open_backend(&f, dtype, 2, 1024, 512, 1 << 20);
+        qr_logits expected = score_one(fresh, second, PREFIX, N);
+        score_one(used, first, PREFIX, N);
+        qr_backend_stats before, after;
+        qr_backend_cpu.stats(used, &before);
+        qr_logits found = score_one(used, second, PREFIX, N);
+        qr_backend_cpu.stats(used, &after);
+        assert_memory_equal(&found, &expected, sizeof found);
+        assert_int_equal(after.computed_tokens - before.computed_tokens, N - commons[k]);
+        qr_backend_cpu.close(fresh);
+        qr_backend_cpu.close(used);
+    }
+    close_fixture(&f);
+}
+
+static void test_common_beginnings(void **state)
+{
+    (void) state;
+    check_common_beginnings("micro-1", QR_DTYPE_F32);
+    check_common_beginnings("small-1", QR_DTYPE_BF16);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_f32_golden),        cmocka_unit_test(test_bf16_golden),    cmocka_unit_test(test_independence_f32),
         cmocka_unit_test(test_independence_bf16), cmocka_unit_test(test_long_sequences), cmocka_unit_test(test_cancel_and_reuse),
+        cmocka_unit_test(test_common_beginnings),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

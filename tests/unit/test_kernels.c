@@ -251,30 +251,58 @@ static void test_gemm(void **state)
 
 typedef struct keys {
     float *k, *v; /* [n][hd] plain */
-    float *kt, *vs;
+    void *kt, *vs;
     guarded gk, gv;
     size_t n, hd, stride;
 } keys;
 
-static void make_keys(keys *ks, size_t n, size_t hd)
+static float round_bf16(float x)
 {
+    uint16_t h;
+    qr_kernels_scalar->narrow_bf16(&h, &x, 1);
+    return from_bf16(h);
+}
+
+/* Element d of key or value j, in the orders of kernels.h. */
+static size_t key_index(const keys *ks, int bf16, size_t j, size_t d)
+{
+    size_t in_block = j % QR_KEY_BLOCK, block = (j - in_block) * ks->hd;
+    return bf16 ? block + d / 2 * 2 * QR_KEY_BLOCK + 2 * in_block + d % 2 : block + d * QR_KEY_BLOCK + in_block;
+}
+
+static size_t value_index(const keys *ks, int bf16, size_t j, size_t d)
+{
+    return bf16 ? j / 2 * 2 * ks->stride + 2 * d + j % 2 : j * ks->stride + d;
+}
+
+static void put(void *array, int bf16, size_t i, float x)
+{
+    if (bf16) qr_kernels_scalar->narrow_bf16((uint16_t *) array + i, &x, 1);
+    else ((float *) array)[i] = x;
+}
+
+static void make_keys(keys *ks, size_t n, size_t hd, int bf16)
+{
+    size_t es = bf16 ? 2 : 4;
     size_t slots = (n + QR_KEY_BLOCK - 1) / QR_KEY_BLOCK * QR_KEY_BLOCK;
     ks->n = n;
     ks->hd = hd;
     ks->stride = (hd + QR_KEY_BLOCK - 1) / QR_KEY_BLOCK * QR_KEY_BLOCK;
     ks->k = malloc((n * hd + 1) * sizeof(float));
     ks->v = malloc((n * hd + 1) * sizeof(float));
-    ks->kt = guard(&ks->gk, slots * hd * sizeof(float));
-    ks->vs = guard(&ks->gv, slots * ks->stride * sizeof(float));
+    ks->kt = guard(&ks->gk, slots * hd * es);
+    ks->vs = guard(&ks->gv, slots * ks->stride * es);
     fill(ks->k, n * hd, 1);
     fill(ks->v, n * hd, 1);
-    for (size_t i = 0; i < slots * hd; i++) ks->kt[i] = NAN; /* keys past the end must never count, whatever stands there */
-    for (size_t i = 0; i < slots * ks->stride; i++) ks->vs[i] = i / ks->stride < n ? 0 : NAN;
-    for (size_t j = 0; j < n; j++)
-        for (size_t d = 0; d < hd; d++) {
-            ks->kt[(j / QR_KEY_BLOCK * hd + d) * QR_KEY_BLOCK + j % QR_KEY_BLOCK] = ks->k[j * hd + d];
-            ks->vs[j * ks->stride + d] = ks->v[j * hd + d];
-        }
+    for (size_t i = 0; bf16 && i < n * hd; i++) {
+        ks->k[i] = round_bf16(ks->k[i]);
+        ks->v[i] = round_bf16(ks->v[i]);
+    }
+    for (size_t j = 0; j < slots; j++) { /* keys past the end must never count, whatever stands there */
+        for (size_t d = 0; d < hd; d++) put(ks->kt, bf16, key_index(ks, bf16, j, d), j < n ? ks->k[j * hd + d] : NAN);
+        for (size_t d = 0; d < ks->stride; d++)
+            put(ks->vs, bf16, value_index(ks, bf16, j, d), j >= n ? NAN : d < hd ? ks->v[j * hd + d] : 0);
+    }
 }
 
 static void free_keys(keys *ks)
@@ -306,11 +334,11 @@ static void attend_reference(double *out, const float *q, double scale, const ke
     free(s);
 }
 
-static void run_attend(const qr_kernels *k, float *out, const float *q, size_t n_rows, size_t group, size_t first, float scale,
+static void run_attend(qr_attend_fn attend, float *out, const float *q, size_t n_rows, size_t group, size_t first, float scale,
                        const keys *prefix, const keys *own)
 {
     size_t hd = own->hd;
-    float *scratch = aligned_alloc(64, (qr_attend_scratch(hd) * 4 + 63) / 64 * 64);
+    float *scratch = aligned_alloc(64, (qr_attend_scratch(own->stride) * 4 + 63) / 64 * 64);
     qr_attend a = {.q = q,
                    .q_stride = group * hd,
                    .n_rows = n_rows,
@@ -324,49 +352,65 @@ static void run_attend(const qr_kernels *k, float *out, const float *q, size_t n
                    .out_stride = group * hd,
                    .scratch = scratch};
     if (prefix->n > 0) a.prefix = (qr_kv){prefix->kt, prefix->vs, prefix->n};
-    k->attend(&a);
+    attend(&a);
     free(scratch);
+}
+
+static void check_attend(qr_attend_fn attend, int bf16, size_t hd, size_t n_prefix, size_t n, size_t group)
+{
+    keys prefix, own;
+    make_keys(&prefix, n_prefix, hd, bf16);
+    make_keys(&own, n, hd, bf16);
+    guarded gq, go;
+    float *q = guard(&gq, n * group * hd * 4), *out = guard(&go, n * group * hd * 4);
+    fill(q, n * group * hd, 4); /* sharp enough that the running maximum moves */
+    for (size_t i = 0; bf16 && i < n * group * hd; i++) q[i] = round_bf16(q[i]);
+    float scale = 1 / sqrtf((float) hd);
+    run_attend(attend, out, q, n, group, 0, scale, &prefix, &own);
+    double expected[128];
+    for (size_t r = 0; r < n * group; r++) {
+        attend_reference(expected, q + r * hd, (double) scale, &prefix, n_prefix, &own, r / group + 1);
+        /* a weight in bf16 is off by up to 2^-9 of itself, the sum of the weights by less: with |v| <= 1, 2^-8 at the very most */
+        for (size_t i = 0; i < hd; i++) check_close((double) out[r * hd + i], expected[i], 0, bf16 ? 0x1p-8 : 5e-6);
+    }
+    /* the last row alone gives the same bits */
+    float *alone = malloc(group * hd * 4);
+    run_attend(attend, alone, q + (n - 1) * group * hd, 1, group, n - 1, scale, &prefix, &own);
+    assert_memory_equal(alone, out + (n - 1) * group * hd, group * hd * 4);
+    free(alone);
+    unguard(&gq);
+    unguard(&go);
+    free_keys(&prefix);
+    free_keys(&own);
+}
+
+static void check_attend_sizes(qr_attend_fn attend, int bf16)
+{
+    static const size_t dims[] = {2, 8, 16, 24, 48, 64, 128}, prefixes[] = {0, 1, 16, 78, 129, 300}, owns[] = {1, 7, 33, 150};
+    for (size_t d = 0; d < sizeof dims / sizeof dims[0]; d++)
+        for (size_t p = 0; p < sizeof prefixes / sizeof prefixes[0]; p++)
+            for (size_t o = 0; o < sizeof owns / sizeof owns[0]; o++)
+                check_attend(attend, bf16, dims[d], prefixes[p], owns[o], 1 + (d + p + o) % 4);
 }
 
 static void test_attend(void **state)
 {
     (void) state;
-    static const size_t dims[] = {2, 8, 16, 24, 48, 64, 128}, prefixes[] = {0, 1, 16, 78, 129, 300}, owns[] = {1, 7, 33, 150};
-    for (size_t v = 0; v < n_variants; v++)
-        for (size_t d = 0; d < sizeof dims / sizeof dims[0]; d++)
-            for (size_t p = 0; p < sizeof prefixes / sizeof prefixes[0]; p++)
-                for (size_t o = 0; o < sizeof owns / sizeof owns[0]; o++) {
-                    size_t hd = dims[d], n = owns[o], group = 1 + (d + p + o) % 4;
-                    keys prefix, own;
-                    make_keys(&prefix, prefixes[p], hd);
-                    make_keys(&own, n, hd);
-                    guarded gq, go;
-                    float *q = guard(&gq, n * group * hd * 4), *out = guard(&go, n * group * hd * 4);
-                    fill(q, n * group * hd, 4); /* sharp enough that the running maximum moves */
-                    float scale = 1 / sqrtf((float) hd);
-                    run_attend(variants[v], out, q, n, group, 0, scale, &prefix, &own);
-                    double expected[128];
-                    for (size_t r = 0; r < n * group; r++) {
-                        attend_reference(expected, q + r * hd, (double) scale, &prefix, prefixes[p], &own, r / group + 1);
-                        for (size_t i = 0; i < hd; i++) check_close((double) out[r * hd + i], expected[i], 0, 5e-6);
-                    }
-                    /* the last row alone gives the same bits */
-                    float *alone = malloc(group * hd * 4);
-                    run_attend(variants[v], alone, q + (n - 1) * group * hd, 1, group, n - 1, scale, &prefix, &own);
-                    assert_memory_equal(alone, out + (n - 1) * group * hd, group * hd * 4);
-                    free(alone);
-                    unguard(&gq);
-                    unguard(&go);
-                    free_keys(&prefix);
-                    free_keys(&own);
-                }
+    for (size_t v = 0; v < n_variants; v++) check_attend_sizes(variants[v]->attend, 0);
+}
+
+static void test_attend_bf16(void **state)
+{
+    (void) state;
+    if (qr_attend_bf16 == NULL || qr_cpu_get()->found < QR_ISA_AVX512_BF16) skip();
+    check_attend_sizes(qr_attend_bf16, 1);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rmsnorm), cmocka_unit_test(test_norm_rope), cmocka_unit_test(test_swiglu), cmocka_unit_test(test_conversions),
-        cmocka_unit_test(test_add),     cmocka_unit_test(test_gemm),      cmocka_unit_test(test_attend),
+        cmocka_unit_test(test_add),     cmocka_unit_test(test_gemm),      cmocka_unit_test(test_attend), cmocka_unit_test(test_attend_bf16),
     };
     return cmocka_run_group_tests(tests, find_variants, NULL);
 }

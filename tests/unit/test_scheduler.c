@@ -3,6 +3,7 @@
 #include "golden.h"
 
 #include "base/error.h"
+#include "base/system.h"
 #include "engine/scheduler.h"
 
 #include <math.h>

@@ -1,0 +1,134 @@
+/* See unit_peak.h. Each loop keeps its operands in registers and enough sums in flight to hide the latency of the instruction. */
+#include "unit_peak.h"
+
+#include "base/system.h"
+#include "cpu/features.h"
+
+#include <omp.h>
+#include <stdint.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+enum { SUMS = 16, ROUNDS = 1 << 22 };
+
+/* Each returns something that depends on all its sums, so that none is left out, and adds its operations to *ops. */
+typedef float (*spin)(double *ops);
+
+__attribute__((target("avx2,fma"))) static float spin_avx2(double *ops)
+{
+    enum { IN_FLIGHT = 12 }; /* of 16 registers */
+    __m256 sum[IN_FLIGHT], a = _mm256_set1_ps(1e-9f), all = a;
+    for (int i = 0; i < IN_FLIGHT; i++) sum[i] = _mm256_set1_ps((float) i);
+    for (int n = 0; n < ROUNDS; n++) {
+        for (int i = 0; i < IN_FLIGHT; i++) sum[i] = _mm256_fmadd_ps(a, a, sum[i]);
+        __asm__ volatile("" : "+x"(a));
+    }
+    for (int i = 0; i < IN_FLIGHT; i++) all = _mm256_add_ps(all, sum[i]);
+    *ops = 2.0 * 8 * IN_FLIGHT * ROUNDS;
+    return _mm256_cvtss_f32(all);
+}
+
+__attribute__((target("avx512f"))) static float spin_avx512(double *ops)
+{
+    __m512 sum[SUMS], a = _mm512_set1_ps(1e-9f), all = a;
+    for (int i = 0; i < SUMS; i++) sum[i] = _mm512_set1_ps((float) i);
+    for (int n = 0; n < ROUNDS; n++) {
+        for (int i = 0; i < SUMS; i++) sum[i] = _mm512_fmadd_ps(a, a, sum[i]);
+        __asm__ volatile("" : "+v"(a));
+    }
+    for (int i = 0; i < SUMS; i++) all = _mm512_add_ps(all, sum[i]);
+    *ops = 2.0 * 16 * SUMS * ROUNDS;
+    return _mm512_reduce_add_ps(all);
+}
+
+__attribute__((target("avx512f,avx512bf16"))) static float spin_bf16(double *ops)
+{
+    __m512 sum[SUMS], all = _mm512_setzero_ps();
+    __m512i a = _mm512_set1_epi16(0x3000);
+    for (int i = 0; i < SUMS; i++) sum[i] = _mm512_set1_ps((float) i);
+    for (int n = 0; n < ROUNDS; n++) {
+        for (int i = 0; i < SUMS; i++) sum[i] = _mm512_dpbf16_ps(sum[i], (__m512bh) a, (__m512bh) a);
+        __asm__ volatile("" : "+v"(a));
+    }
+    for (int i = 0; i < SUMS; i++) all = _mm512_add_ps(all, sum[i]);
+    *ops = 2.0 * 32 * SUMS * ROUNDS;
+    return _mm512_reduce_add_ps(all);
+}
+
+__attribute__((target("avx512f,amx-tile,amx-bf16"))) static float spin_amx(double *ops)
+{
+    enum { TILE_ROUNDS = 1 << 18 };
+    struct {
+        uint8_t palette, start_row, reserved[14];
+        uint16_t bytes_per_row[16];
+        uint8_t rows[16];
+    } config = {.palette = 1};
+    static const float zeros[16 * 16];
+    for (int i = 0; i < 8; i++) {
+        config.bytes_per_row[i] = 64;
+        config.rows[i] = 16;
+    }
+    __asm__ volatile("" ::: "memory"); /* gcc 12 does not know that the next line reads memory, and drops the stores above */
+    _tile_loadconfig(&config);
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    _tile_loadd(4, zeros, 64);
+    _tile_loadd(5, zeros, 64);
+    _tile_loadd(6, zeros, 64);
+    _tile_loadd(7, zeros, 64);
+    for (int n = 0; n < TILE_ROUNDS; n++) {
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    float out[16 * 16];
+    _tile_stored(0, out, 64);
+    _tile_release();
+    *ops = 2.0 * 16 * 16 * 32 * 4 * TILE_ROUNDS;
+    return out[0];
+}
+
+static spin choose(int bf16, const char **unit)
+{
+    qr_isa isa = qr_cpu_get()->isa;
+    if (bf16 && isa >= QR_ISA_AMX) return *unit = "TDPBF16PS", spin_amx;
+    if (bf16 && isa >= QR_ISA_AVX512_BF16) return *unit = "VDPBF16PS", spin_bf16;
+    if (!bf16 && isa >= QR_ISA_AVX512) return *unit = "VFMADD of 512 bits", spin_avx512;
+    if (!bf16 && isa >= QR_ISA_AVX2) return *unit = "VFMADD of 256 bits", spin_avx2;
+    return *unit = "none", NULL;
+}
+
+double unit_peak(int bf16, int n_threads, const char **unit)
+{
+    enum { RUNS = 3 };
+    spin run = choose(bf16, unit);
+    double best = 0;
+    for (int i = 0; i < RUNS && run != NULL; i++) {
+        double all_ops = 0, start = 0;
+#pragma omp parallel num_threads(n_threads) reduction(+ : all_ops)
+        {
+            double ops = 0;
+#pragma omp barrier
+#pragma omp single
+            start = qr_now();
+            volatile float keep = run(&ops);
+            (void) keep;
+            all_ops += ops;
+        }
+        double rate = all_ops / (qr_now() - start) / 1e9;
+        if (rate > best) best = rate;
+    }
+    return best;
+}
+#else
+double unit_peak(int bf16, int n_threads, const char **unit)
+{
+    (void) bf16, (void) n_threads;
+    *unit = "none";
+    return 0;
+}
+#endif
