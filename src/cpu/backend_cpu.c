@@ -88,7 +88,7 @@ static qr_status cpu_open(qr_backend **out, const qr_backend_cfg *cfg, qr_error 
     qr_status status =
         b->seqs == NULL || b->filling == NULL ? qr_fail(err, QR_E_MEMORY, "no memory for %zu sequences", b->max_seqs) : QR_OK;
     if (status == QR_OK) status = check_memory(cfg, bf16, err);
-    if (status == QR_OK) status = qr_gemm_lib_open(&b->lib, bf16, b->threads, err);
+    if (status == QR_OK) status = qr_gemm_lib_open(&b->lib, bf16, c->head_dim % 16 == 0, b->threads, err);
     if (status == QR_OK) status = qr_packed_model_open(&b->model, cfg->model, b->lib, max_tokens, cfg->yes_id, cfg->no_id, err);
     if (status == QR_OK) status = qr_forward_open(&b->forward, &b->model, b->threads, max_tokens, err);
     if (status != QR_OK) {

@@ -65,10 +65,10 @@ struct qr_forward {
     float *x;              /* [max_tokens, hidden] */
     float *tail_x;         /* [max_seqs, hidden]: rows of last tokens in the last layer */
     unsigned char *kt, *v; /* one layer's keys and values, max_slots slots */
-    unsigned char *a;      /* [CHUNK_ROWS, hidden] normed rows */
     float *q;              /* [CHUNK_ROWS, n_heads * head_dim] */
-    unsigned char *o;      /* [CHUNK_ROWS, n_heads * head_dim] attention output */
-    unsigned char *h;      /* [CHUNK_ROWS, inter] */
+    qr_rows a;             /* [CHUNK_ROWS, hidden] normed rows */
+    qr_rows o;             /* [CHUNK_ROWS, n_heads * head_dim] attention output */
+    qr_rows h;             /* [CHUNK_ROWS, inter] */
     float *tiles;          /* [n_threads][QR_TILE_ROWS][widest block] */
     float *attend_scratch; /* [n_threads][...] */
     size_t tile_floats, attend_floats;
@@ -104,6 +104,13 @@ static int reserve(qr_forward *fw, void *pointer_to_array, size_t n, size_t size
     return 1;
 }
 
+/* CHUNK_ROWS rows of n elements; what lies past n stays zero. */
+static int reserve_rows(qr_forward *fw, qr_rows *rows, size_t n)
+{
+    *rows = qr_gemm_lib_rows(fw->model->lib, n);
+    return reserve(fw, &rows->data, CHUNK_ROWS * rows->width, fw->es);
+}
+
 qr_status qr_forward_open(qr_forward **out, const qr_packed_model *model, int n_threads, size_t max_tokens, qr_error *err)
 {
     const qr_config *c = model->config;
@@ -115,7 +122,7 @@ qr_status qr_forward_open(qr_forward **out, const qr_packed_model *model, int n_
     fw->n_threads = n_threads;
     fw->bf16 = qr_gemm_lib_is_bf16(model->lib);
     fw->es = fw->bf16 ? 2 : 4;
-    fw->attend = fw->bf16 ? qr_attend_bf16 : fw->kernels->attend;
+    fw->attend = fw->bf16 ? qr_gemm_lib_attend(model->lib, c->head_dim) : fw->kernels->attend;
     fw->v_stride = round_up(c->head_dim, QR_KEY_BLOCK);
     fw->max_tokens = max_tokens;
     fw->max_slots = 2 * round_up(max_tokens, QR_KEY_BLOCK); /* one long sequence, or many of 16 tokens on average */
@@ -131,17 +138,17 @@ qr_status qr_forward_open(qr_forward **out, const qr_packed_model *model, int n_
     fw->tile_floats = QR_TILE_ROWS * widest;
     fw->attend_floats = round_up(qr_attend_scratch(fw->v_stride), 16);
     size_t q_width = c->n_heads * c->head_dim, threads = (size_t) n_threads;
-    int ok =
-        reserve(fw, &fw->x, max_tokens * c->hidden, sizeof(float)) && reserve(fw, &fw->tail_x, fw->max_seqs * c->hidden, sizeof(float)) &&
-        reserve(fw, &fw->kt, fw->max_slots * c->n_kv_heads * c->head_dim, fw->es) &&
-        reserve(fw, &fw->v, fw->max_slots * c->n_kv_heads * fw->v_stride, fw->es) && reserve(fw, &fw->a, CHUNK_ROWS * c->hidden, fw->es) &&
-        reserve(fw, &fw->q, CHUNK_ROWS * q_width, sizeof(float)) && reserve(fw, &fw->o, CHUNK_ROWS * q_width, fw->es) &&
-        reserve(fw, &fw->h, CHUNK_ROWS * c->inter, fw->es) && reserve(fw, &fw->tiles, threads * fw->tile_floats, sizeof(float)) &&
-        reserve(fw, &fw->attend_scratch, threads * fw->attend_floats, sizeof(float)) &&
-        reserve(fw, &fw->seqs, fw->max_seqs, sizeof *fw->seqs) && reserve(fw, &fw->token_seq, max_tokens, sizeof(uint32_t)) &&
-        reserve(fw, &fw->tail_token, fw->max_seqs, sizeof(uint32_t)) && reserve(fw, &fw->ids, max_tokens, sizeof(uint32_t)) &&
-        reserve(fw, &fw->items, fw->max_items, sizeof *fw->items) && reserve(fw, &fw->chunk_items, n_chunks + 1, sizeof(size_t)) &&
-        reserve(fw, &fw->clocks, threads, sizeof *fw->clocks);
+    int ok = reserve(fw, &fw->x, max_tokens * c->hidden, sizeof(float)) &&
+             reserve(fw, &fw->tail_x, fw->max_seqs * c->hidden, sizeof(float)) &&
+             reserve(fw, &fw->kt, fw->max_slots * c->n_kv_heads * c->head_dim, fw->es) &&
+             reserve(fw, &fw->v, fw->max_slots * c->n_kv_heads * fw->v_stride, fw->es) && reserve_rows(fw, &fw->a, c->hidden) &&
+             reserve(fw, &fw->q, CHUNK_ROWS * q_width, sizeof(float)) && reserve_rows(fw, &fw->o, q_width) &&
+             reserve_rows(fw, &fw->h, c->inter) && reserve(fw, &fw->tiles, threads * fw->tile_floats, sizeof(float)) &&
+             reserve(fw, &fw->attend_scratch, threads * fw->attend_floats, sizeof(float)) &&
+             reserve(fw, &fw->seqs, fw->max_seqs, sizeof *fw->seqs) && reserve(fw, &fw->token_seq, max_tokens, sizeof(uint32_t)) &&
+             reserve(fw, &fw->tail_token, fw->max_seqs, sizeof(uint32_t)) && reserve(fw, &fw->ids, max_tokens, sizeof(uint32_t)) &&
+             reserve(fw, &fw->items, fw->max_items, sizeof *fw->items) && reserve(fw, &fw->chunk_items, n_chunks + 1, sizeof(size_t)) &&
+             reserve(fw, &fw->clocks, threads, sizeof *fw->clocks);
     if (!ok) {
         qr_forward_close(fw);
         return qr_fail(err, QR_E_MEMORY, "no memory for the activations of %zu tokens", max_tokens);
@@ -202,7 +209,7 @@ typedef struct job {
     const qr_packed_layer *layer;
     size_t layer_index;
     const qr_gemm *gemm;
-    const unsigned char *a; /* [n_rows, gemm->k] */
+    const qr_rows *a; /* [n_rows, gemm->k] */
     size_t n_rows;
     float *x;           /* residual rows of the chunk, [n_rows, hidden] */
     size_t first_token; /* token of row 0, unless row_token is set */
@@ -231,7 +238,7 @@ static void multiply(const job *j, int thread)
         const void *w = qr_gemm_block(g, lib, thread, block);
         while (row < end) {
             size_t tile = qr_gemm_tile_rows(g, end - row), valid = tile < end - row ? tile : end - row;
-            qr_gemm_tile(g, lib, thread, c, j->a + row * g->k * fw->es, w, tile);
+            qr_gemm_tile(g, lib, thread, c, j->a, row, w, tile);
             j->store(j, block, row, valid, c);
             row += valid;
         }
@@ -252,8 +259,7 @@ static void store_swiglu(const job *j, size_t block, size_t row0, size_t n_rows,
     qr_forward *fw = j->fw;
     size_t inter = fw->model->config->inter, half = fw->model->gate_up_half, column = block * half, nb = j->gemm->nb;
     size_t n = inter - column < half ? inter - column : half;
-    for (size_t r = 0; r < n_rows; r++)
-        fw->kernels->swiglu(fw->h + ((row0 + r) * inter + column) * fw->es, fw->bf16, c + r * nb, c + r * nb + half, n);
+    for (size_t r = 0; r < n_rows; r++) fw->kernels->swiglu(qr_row_at(&fw->h, row0 + r), column, c + r * nb, c + r * nb + half, n);
 }
 
 static size_t position_of(const qr_forward *fw, size_t token)
@@ -367,9 +373,9 @@ static void attend(qr_forward *fw, size_t layer, const item *items, size_t n_ite
             .scale = 1.0f / sqrtf((float) hd),
             .own = {kt + head * s->slots * hd * fw->es, v + head * s->slots * fw->v_stride * fw->es, s->held + s->n},
             .first_pos = it->first,
-            .out = fw->o + at * fw->es,
-            .out_stride = q_width,
-            .out_bf16 = fw->bf16,
+            .out = fw->o,
+            .out_row = it->row,
+            .out_column = head * group * hd,
             .scratch = fw->attend_scratch + (size_t) thread * fw->attend_floats,
         };
         if (s->prefix != NULL) {
@@ -388,8 +394,7 @@ static void norm_rows(qr_forward *fw, const float *x, const float *w, size_t n_r
 {
     const qr_config *c = fw->model->config;
 #pragma omp for schedule(static) nowait
-    for (size_t r = 0; r < n_rows; r++)
-        fw->kernels->rmsnorm(fw->a + r * c->hidden * fw->es, fw->bf16, x + r * c->hidden, w, c->hidden, c->rms_eps);
+    for (size_t r = 0; r < n_rows; r++) fw->kernels->rmsnorm(qr_row_at(&fw->a, r), x + r * c->hidden, w, c->hidden, c->rms_eps);
     meet(fw, thread, QR_STAGE_NORM);
 }
 
@@ -398,18 +403,18 @@ static void finish_rows(job j, int thread)
 {
     qr_forward *fw = j.fw;
     j.gemm = &j.layer->o;
-    j.a = fw->o;
+    j.a = &fw->o;
     j.store = store_residual;
     multiply(&j, thread);
     meet(fw, thread, QR_STAGE_O);
     norm_rows(fw, j.x, j.layer->post_norm, j.n_rows, thread);
     j.gemm = &j.layer->gate_up;
-    j.a = fw->a;
+    j.a = &fw->a;
     j.store = store_swiglu;
     multiply(&j, thread);
     meet(fw, thread, QR_STAGE_MLP);
     j.gemm = &j.layer->down;
-    j.a = fw->h;
+    j.a = &fw->h;
     j.store = store_residual;
     multiply(&j, thread);
     meet(fw, thread, QR_STAGE_MLP);
@@ -429,7 +434,7 @@ static void run_chunk(qr_forward *fw, size_t layer, size_t chunk, int thread)
     size_t n_rows = fw->n_tokens - first < CHUNK_ROWS ? fw->n_tokens - first : CHUNK_ROWS;
     int last = layer + 1 == fw->model->config->n_layers;
     const qr_packed_layer *l = &fw->model->layers[layer];
-    job j = {fw, l, layer, &l->kv, fw->a, n_rows, fw->x + first * hidden, first, NULL, store_kv};
+    job j = {fw, l, layer, &l->kv, &fw->a, n_rows, fw->x + first * hidden, first, NULL, store_kv};
     norm_rows(fw, j.x, l->input_norm, n_rows, thread);
     if (!last) query_rows(j, thread);
     multiply(&j, thread);
@@ -451,7 +456,7 @@ static void run_tails(qr_forward *fw, int thread)
 #pragma omp for schedule(static) nowait
         for (size_t r = 0; r < n_rows; r++) memcpy(x + r * hidden, fw->x + fw->tail_token[first + r] * hidden, hidden * sizeof *x);
         meet(fw, thread, QR_STAGE_HEAD);
-        job j = {fw, l, layer, NULL, fw->a, n_rows, x, 0, fw->tail_token + first, NULL};
+        job j = {fw, l, layer, NULL, &fw->a, n_rows, x, 0, fw->tail_token + first, NULL};
         norm_rows(fw, x, l->input_norm, n_rows, thread);
         query_rows(j, thread);
         meet(fw, thread, QR_STAGE_QKV);
@@ -460,7 +465,7 @@ static void run_tails(qr_forward *fw, int thread)
 #pragma omp for schedule(static) nowait
         for (size_t r = 0; r < n_rows; r++) {
             float *row = x + r * hidden;
-            fw->kernels->rmsnorm(row, 0, row, m->norm, hidden, m->config->rms_eps);
+            fw->kernels->rmsnorm((qr_row){row, 0, QR_LINE}, row, m->norm, hidden, m->config->rms_eps);
             double yes = 0, no = 0; /* f64: two short sums in one order, exact enough to be nobody's source of error */
             for (size_t i = 0; i < hidden; i++) {
                 yes += (double) row[i] * (double) m->head[i];

@@ -21,29 +21,13 @@ struct qr_gemm_plan {
 
 struct qr_gemm_lib {
     int bf16, n_threads;
+    const qr_gemm_provider *tiled; /* the only provider, as all rows are in tiles then; or NULL */
     const qr_kernels *kernels;
     qr_gemm_plan *plans;
     float **widened; /* [n_threads]: one block in f32, or NULL while no matrix needs it */
     size_t widened_elements;
     atomic_int failed;
 };
-
-qr_status qr_gemm_lib_open(qr_gemm_lib **out, int bf16, int n_threads, qr_error *err)
-{
-    *out = NULL;
-    qr_gemm_lib *lib = qr_calloc(1, sizeof *lib);
-    if (lib == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for the matrix library");
-    lib->bf16 = bf16;
-    lib->n_threads = n_threads;
-    lib->kernels = qr_kernels_get();
-    lib->widened = qr_calloc((size_t) n_threads, sizeof *lib->widened);
-    if (lib->widened == NULL) {
-        qr_free(lib);
-        return qr_fail(err, QR_E_MEMORY, "no memory for the matrix library");
-    }
-    *out = lib;
-    return QR_OK;
-}
 
 void qr_gemm_lib_close(qr_gemm_lib *lib)
 {
@@ -60,7 +44,19 @@ void qr_gemm_lib_close(qr_gemm_lib *lib)
 }
 
 int qr_gemm_lib_is_bf16(const qr_gemm_lib *lib) { return lib->bf16; }
+
+qr_rows qr_gemm_lib_rows(const qr_gemm_lib *lib, size_t n)
+{
+    int tiled = lib->tiled != NULL;
+    return (qr_rows){NULL, tiled ? (n + QR_LINE - 1) / QR_LINE * QR_LINE : n, lib->bf16, tiled};
+}
 int qr_gemm_failed(const qr_gemm_lib *lib) { return atomic_load(&lib->failed); }
+
+qr_attend_fn qr_gemm_lib_attend(const qr_gemm_lib *lib, size_t head_dim)
+{
+    if (!lib->bf16) return NULL;
+    return lib->tiled != NULL && head_dim % 32 == 0 ? lib->tiled->attend : qr_attend_bf16;
+}
 
 /* Fills n elements of the arithmetic type with small values of many different roundings. */
 static void fill(void *x, int bf16, size_t n, uint32_t seed)
@@ -75,33 +71,76 @@ static void fill(void *x, int bf16, size_t n, uint32_t seed)
     }
 }
 
+static void set_row(const qr_rows *rows, size_t r, const unsigned char *from, size_t n)
+{
+    size_t es = rows->bf16 ? 2 : 4;
+    qr_row row = qr_row_at(rows, r);
+    unsigned char *to = row.at;
+    for (size_t i = 0; i < n; i += QR_LINE, from += QR_LINE * es, to += row.line * es)
+        memcpy(to, from, (n - i < QR_LINE ? n - i : QR_LINE) * es);
+}
+
+static double element(const void *x, int bf16, size_t i)
+{
+    if (!bf16) return (double) ((const float *) x)[i];
+    uint32_t bits = (uint32_t) ((const uint16_t *) x)[i] << 16;
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return (double) f;
+}
+
+/* 1 if c [nb] = a [k] . w [nb][k] but for the rounding of sums in f32. */
+static int is_product(const float *c, const void *a, const void *w, int bf16, size_t k, size_t nb)
+{
+    for (size_t n = 0; n < nb; n++) {
+        double sum = 0, size = 0;
+        for (size_t i = 0; i < k; i++) {
+            double x = element(a, bf16, i) * element(w, bf16, n * k + i);
+            sum += x;
+            size += x < 0 ? -x : x;
+        }
+        double off = (double) c[n] - sum;
+        if (!((off < 0 ? -off : off) <= 1e-3 * size)) return 0;
+    }
+    return 1;
+}
+
 /* Scores may not depend on where in a tile a row lies, nor on the tile's size. No library promises that, so it is checked when a shape
  * is first used: one row in all 64 places must give 64 equal results, and the 16-row kernel the same ones. Without the second, small
- * tiles are not used; without the first, the kernel is not. (oneDNN 2.6 fails on AVX2, where matmul falls back to its old GEMM.) */
+ * tiles are not used; without the first, the kernel is not. (oneDNN 2.6 fails on AVX2, where matmul falls back to its old GEMM.) The
+ * result must be the product, too: what runs on this very processor may never have been tested. */
 static qr_status check_rows(qr_gemm_lib *lib, qr_gemm_plan *plan, int *place_matters, qr_error *err)
 {
-    size_t es = lib->bf16 ? 2 : 4, a_bytes = QR_TILE_ROWS * plan->k * es, w_bytes = plan->nb * plan->k * es;
+    qr_rows rows = qr_gemm_lib_rows(lib, plan->k);
+    size_t es = lib->bf16 ? 2 : 4, a_bytes = QR_TILE_ROWS * rows.width * es, w_bytes = plan->nb * plan->k * es;
     size_t p_bytes = plan->packed_elements * es, c_bytes = QR_TILE_ROWS * plan->nb * sizeof(float);
-    unsigned char *a = qr_pages_alloc(a_bytes), *w = qr_pages_alloc(w_bytes), *p = qr_pages_alloc(p_bytes);
+    unsigned char *a = qr_pages_alloc(a_bytes), *row = qr_pages_alloc(a_bytes), *w = qr_pages_alloc(w_bytes), *p = qr_pages_alloc(p_bytes);
     float *c = qr_pages_alloc(c_bytes), *small = qr_pages_alloc(c_bytes);
     qr_status status = QR_OK;
-    if (a == NULL || w == NULL || p == NULL || c == NULL || small == NULL) {
-        status = qr_fail(err, QR_E_MEMORY, "no memory for %zu bytes of matrix checks", a_bytes + w_bytes + p_bytes + 2 * c_bytes);
+    if (a == NULL || row == NULL || w == NULL || p == NULL || c == NULL || small == NULL) {
+        status = qr_fail(err, QR_E_MEMORY, "no memory for %zu bytes of matrix checks", 2 * a_bytes + w_bytes + p_bytes + 2 * c_bytes);
         goto done;
     }
-    fill(a, lib->bf16, plan->k, 1);
+    rows.data = a;
+    fill(row, lib->bf16, plan->k, 1);
     fill(w, lib->bf16, plan->nb * plan->k, 2);
-    for (size_t r = 1; r < QR_TILE_ROWS; r++) memcpy(a + r * plan->k * es, a, plan->k * es);
+    for (size_t r = 0; r < QR_TILE_ROWS; r++) set_row(&rows, r, row, plan->k);
     if (plan->provider->pack(plan->kernel, 0, p, w) || plan->provider->run(plan->kernel, 0, c, a, p, QR_TILE_ROWS) ||
         plan->provider->run(plan->kernel, 0, small, a, p, QR_TILE_ROWS_SMALL)) {
         status =
             qr_fail(err, QR_E_BACKEND, "%s: a product of %d x %zu x %zu failed", plan->provider->name, QR_TILE_ROWS, plan->k, plan->nb);
         goto done;
     }
+    if (!is_product(c, row, w, lib->bf16, plan->k, plan->nb)) {
+        status =
+            qr_fail(err, QR_E_BACKEND, "%s: a product of %d x %zu x %zu is wrong", plan->provider->name, QR_TILE_ROWS, plan->k, plan->nb);
+        goto done;
+    }
     plan->small_tiles = memcmp(c, small, QR_TILE_ROWS_SMALL * plan->nb * sizeof *c) == 0;
     for (size_t r = 1; r < QR_TILE_ROWS; r++) *place_matters |= memcmp(c, c + r * plan->nb, plan->nb * sizeof *c) != 0;
 done:
     qr_pages_free(a, a_bytes);
+    qr_pages_free(row, a_bytes);
     qr_pages_free(w, w_bytes);
     qr_pages_free(p, p_bytes);
     qr_pages_free(c, c_bytes);
@@ -124,15 +163,15 @@ static qr_status open_plan(qr_gemm_lib *lib, qr_gemm_plan *plan, const qr_gemm_p
 static qr_status choose_kernel(qr_gemm_lib *lib, qr_gemm_plan *plan, qr_error *err)
 {
     int place_matters = 1;
-    qr_status status = QR_OK;
+    qr_status status = lib->tiled != NULL ? open_plan(lib, plan, lib->tiled, &place_matters, err) : QR_OK;
 #ifdef QR_HAVE_ONEDNN
     /* The scalar level must not use instructions that it says are absent; oneDNN has no such mode. */
-    if (qr_cpu_get()->isa != QR_ISA_SCALAR) status = open_plan(lib, plan, &qr_gemm_onednn, &place_matters, err);
+    if (lib->tiled == NULL && qr_cpu_get()->isa != QR_ISA_SCALAR) status = open_plan(lib, plan, &qr_gemm_onednn, &place_matters, err);
 #endif
 #ifdef QR_HAVE_BLAS
     if (status == QR_OK && place_matters && !lib->bf16) status = open_plan(lib, plan, &qr_gemm_blas, &place_matters, err);
 #endif
-    if (status == QR_OK && place_matters) status = open_plan(lib, plan, &qr_gemm_plain, &place_matters, err);
+    if (status == QR_OK && place_matters && lib->tiled == NULL) status = open_plan(lib, plan, &qr_gemm_plain, &place_matters, err);
     if (status == QR_OK && place_matters)
         status = qr_fail(err, QR_E_BACKEND, "%s: products of %d x %zu x %zu depend on the row's place", plan->provider->name, QR_TILE_ROWS,
                          plan->k, plan->nb);
@@ -158,6 +197,34 @@ static qr_status find_plan(const qr_gemm_plan **out, qr_gemm_lib *lib, size_t k,
     plan->next = lib->plans;
     lib->plans = plan;
     *out = plan;
+    return QR_OK;
+}
+
+const qr_gemm_provider *qr_gemm_tiled;
+
+static void use_tiles(qr_gemm_lib *lib, const qr_gemm_provider *tiled)
+{
+    const qr_gemm_plan *plan;
+    lib->tiled = tiled;
+    if (find_plan(&plan, lib, 2 * QR_LINE, QR_PANEL, NULL) != QR_OK) lib->tiled = NULL; /* what cannot be trusted is not used */
+}
+
+qr_status qr_gemm_lib_open(qr_gemm_lib **out, int bf16, int may_tile, int n_threads, qr_error *err)
+{
+    *out = NULL;
+    qr_gemm_lib *lib = qr_calloc(1, sizeof *lib);
+    if (lib == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for the matrix library");
+    lib->bf16 = bf16;
+    lib->n_threads = n_threads;
+    lib->kernels = qr_kernels_get();
+    lib->widened = qr_calloc((size_t) n_threads, sizeof *lib->widened);
+    if (lib->widened == NULL) {
+        qr_free(lib);
+        return qr_fail(err, QR_E_MEMORY, "no memory for the matrix library");
+    }
+    if (bf16 && may_tile && qr_gemm_tiled != NULL) use_tiles(lib, qr_gemm_tiled);
+    else if (bf16 && may_tile && qr_cpu_get()->isa >= QR_ISA_AMX) use_tiles(lib, &qr_gemm_amx);
+    *out = lib;
     return QR_OK;
 }
 
@@ -272,7 +339,9 @@ size_t qr_gemm_tile_rows(const qr_gemm *gemm, size_t left)
     return left <= 2 * QR_TILE_ROWS_SMALL && gemm->plan->small_tiles ? QR_TILE_ROWS_SMALL : QR_TILE_ROWS;
 }
 
-void qr_gemm_tile(const qr_gemm *gemm, qr_gemm_lib *lib, int thread, float *c, const void *a, const void *block, size_t rows)
+void qr_gemm_tile(const qr_gemm *gemm, qr_gemm_lib *lib, int thread, float *c, const qr_rows *a, size_t first, const void *block,
+                  size_t rows)
 {
-    if (gemm->plan->provider->run(gemm->plan->kernel, thread, c, a, block, rows)) atomic_store(&lib->failed, 1);
+    const void *at = qr_row_at(a, first).at;
+    if (gemm->plan->provider->run(gemm->plan->kernel, thread, c, at, block, rows)) atomic_store(&lib->failed, 1);
 }

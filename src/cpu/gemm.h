@@ -3,7 +3,8 @@
  * A weight matrix is packed once into blocks of `nb` outputs. The unit of work is one block times 64 or 16 rows of A, on one thread, by
  * one kernel of fixed shape: the same kernel whatever the batch, so that a row's result does not depend on its neighbours, their number
  * or the thread count, and so that an epilogue finds its tile still in the cache. Measured on an AMD Zen 4 with AVX512-BF16
- * (2026-11-22): such tiles reach 446 Gop/s on two cores in bf16, one oneDNN call on the whole matrix 425-449.
+ * (2026-11-22): such tiles reach 446 Gop/s on two cores in bf16, one oneDNN call on the whole matrix 425-449. With AMX our own kernel
+ * multiplies instead, and whatever writes activations writes them in tiles (kernels.h), so that none is copied.
  *
  * Arithmetic is f32 x f32 or bf16 x bf16, both summed in f32. For f32 arithmetic 16-bit weights stay 16-bit in memory and are widened
  * block by block as they are used, which is exact and halves the memory. 8-bit weights become f32 or bf16, whichever computes.
@@ -12,6 +13,7 @@
 #define QR_CPU_GEMM_H
 
 #include "base/error.h"
+#include "cpu/kernels.h"
 #include "model/safetensors.h"
 
 enum { QR_TILE_ROWS = 64, QR_TILE_ROWS_SMALL = 16 };
@@ -27,10 +29,12 @@ typedef struct qr_gemm {
     qr_tensor_type stored; /* QR_T_BF16, QR_T_F16 or QR_T_F32 */
 } qr_gemm;
 
-/* bf16: arithmetic in bf16 (needs features.native_bf16); else f32. */
-qr_status qr_gemm_lib_open(qr_gemm_lib **out, int bf16, int n_threads, qr_error *err);
+/* bf16: arithmetic in bf16 (needs features.native_bf16); else f32. may_tile: rows may be in tiles, where the processor multiplies such. */
+qr_status qr_gemm_lib_open(qr_gemm_lib **out, int bf16, int may_tile, int n_threads, qr_error *err);
 void qr_gemm_lib_close(qr_gemm_lib *lib);
 int qr_gemm_lib_is_bf16(const qr_gemm_lib *lib);
+/* How rows of n elements are stored that a product is to read; data is NULL. */
+qr_rows qr_gemm_lib_rows(const qr_gemm_lib *lib, size_t n);
 
 /* Rows of the weight matrix to pack: block b, output i takes row map(b, i) of the tensors laid end to end, or zeros if it is QR_SIZE_NONE.
  */
@@ -48,10 +52,13 @@ void qr_gemm_deinit(qr_gemm *gemm);
 
 /* Makes block `b` ready for `thread` and returns it; valid until this thread's next call. */
 const void *qr_gemm_block(const qr_gemm *gemm, qr_gemm_lib *lib, int thread, size_t b);
-/* c [rows][nb] f32 = a [rows][k] (f32 or bf16, contiguous) . block^T; rows is QR_TILE_ROWS or QR_TILE_ROWS_SMALL. */
-void qr_gemm_tile(const qr_gemm *gemm, qr_gemm_lib *lib, int thread, float *c, const void *a, const void *block, size_t rows);
+/* c [rows][nb] f32 = rows of a from `first` on, a multiple of 16, . block^T; rows is QR_TILE_ROWS or QR_TILE_ROWS_SMALL. */
+void qr_gemm_tile(const qr_gemm *gemm, qr_gemm_lib *lib, int thread, float *c, const qr_rows *a, size_t first, const void *block,
+                  size_t rows);
 /* Rows of the tile to use where `left` rows remain; the rows past the end are computed and ignored. */
 size_t qr_gemm_tile_rows(const qr_gemm *gemm, size_t left);
+/* Attention in bf16 on the units that multiply; NULL in f32. */
+qr_attend_fn qr_gemm_lib_attend(const qr_gemm_lib *lib, size_t head_dim);
 /* A product failed (a library error); the output is not valid. Checked once per batch instead of once per tile. */
 int qr_gemm_failed(const qr_gemm_lib *lib);
 
@@ -59,19 +66,24 @@ int qr_gemm_failed(const qr_gemm_lib *lib);
  * benchmarks print beside ours. Best of a few runs; 0 if the library cannot. */
 double qr_gemm_library_rate(int bf16, size_t m, size_t k, size_t n, int n_threads);
 
-/* ---- what a kernel library provides (gemm_onednn.c, gemm_blas.c, gemm_plain.c)
- * -------------------------------------------------------------- */
+/* ---- what a kernel library provides (gemm_amx.c, gemm_onednn.c, gemm_blas.c, gemm_plain.c) -------------------------------------- */
 
 typedef struct qr_gemm_kernel qr_gemm_kernel; /* one shape: both row counts, all threads */
 typedef struct qr_gemm_provider {
     const char *name;
+    int tiled;           /* rows of a are in tiles (kernels.h) */
+    qr_attend_fn attend; /* of a tiled one: attention on the same units, for a head_dim that is a multiple of 32 */
     qr_status (*open)(qr_gemm_kernel **out, int bf16, size_t k, size_t nb, int n_threads, size_t *packed_elements, qr_error *err);
     void (*close)(qr_gemm_kernel *kernel);
     /* w [nb][k] f32 or bf16 row-major -> packed, in the library's own order of elements */
     int (*pack)(qr_gemm_kernel *kernel, int thread, void *packed, const void *w);
-    int (*run)(qr_gemm_kernel *kernel, int thread, float *c, const void *a, const void *packed, size_t rows); /* 0 is success */
+    /* a: the first of `rows` rows, contiguous or in tiles; 0 is success */
+    int (*run)(qr_gemm_kernel *kernel, int thread, float *c, const void *a, const void *packed, size_t rows);
 } qr_gemm_provider;
 extern const qr_gemm_provider qr_gemm_plain;
+extern const qr_gemm_provider qr_gemm_amx; /* open fails where the build or the processor lacks AMX */
+/* NULL. Tests put an emulation of the tiles here, which libraries in bf16 that are opened after that use on any processor. */
+extern const qr_gemm_provider *qr_gemm_tiled;
 #ifdef QR_HAVE_ONEDNN
 extern const qr_gemm_provider qr_gemm_onednn;
 #endif

@@ -240,7 +240,7 @@ static int onednn_run(qr_gemm_kernel *kernel, int thread, float *c, const void *
            dnnl_primitive_execute(kernel->matmul[i], l->stream, 4, args) != dnnl_success;
 }
 
-const qr_gemm_provider qr_gemm_onednn = {"oneDNN", onednn_open, onednn_close, onednn_pack, onednn_run};
+const qr_gemm_provider qr_gemm_onednn = {"oneDNN", 0, NULL, onednn_open, onednn_close, onednn_pack, onednn_run};
 
 double qr_gemm_library_rate(int bf16, size_t m, size_t k, size_t n, int n_threads)
 {

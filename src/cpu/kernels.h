@@ -2,7 +2,7 @@
  *
  * Every variant is the same source (kernels_impl.h) built for another instruction set. All arithmetic here is f32 on rows that never
  * look at one another, so that a document's score cannot depend on what else is in the batch; variants may differ from one another in
- * the last bits. "out" of the activation functions is f32 or bf16 (rounded to nearest even), as the following GEMM wants it.
+ * the last bits.
  */
 #ifndef QR_CPU_KERNELS_H
 #define QR_CPU_KERNELS_H
@@ -16,6 +16,28 @@ enum { QR_KEY_BLOCK = 16 };
 
 /* Columns of one panel of the portable GEMM; packed weights are [nb / 16][k][16]. */
 enum { QR_PANEL = 16 };
+
+/* Activations that a product will read: f32, or bf16 (rounded to nearest even). In tiles, as AMX loads them without touching more than 1
+ * KiB in one piece: [n_rows / 16][width / QR_LINE][16][QR_LINE], so that a row is cut into lines of QR_LINE elements, 16 lines apart. */
+enum { QR_LINE = 32, QR_TILE = 16 * QR_LINE };
+typedef struct qr_rows {
+    void *data;
+    size_t width; /* elements of a row as stored; a multiple of QR_LINE in tiles */
+    int bf16, tiled;
+} qr_rows;
+
+typedef struct qr_row {
+    void *at;
+    int bf16;
+    size_t line; /* elements from the beginning of one line to that of the next */
+} qr_row;
+
+static inline qr_row qr_row_at(const qr_rows *rows, size_t r)
+{
+    if (!rows->bf16) return (qr_row){(float *) rows->data + r * rows->width, 0, QR_LINE};
+    if (!rows->tiled) return (qr_row){(uint16_t *) rows->data + r * rows->width, 1, QR_LINE};
+    return (qr_row){(uint16_t *) rows->data + r / 16 * 16 * rows->width + r % 16 * QR_LINE, 1, QR_TILE};
+}
 
 /* Keys and values of one KV head, in f32 or, as pairs that one dot product takes together, in bf16:
  *         f32                                   bf16
@@ -37,30 +59,31 @@ typedef struct qr_attend {
     float scale;
     qr_kv prefix, own;
     size_t first_pos; /* index of row 0 among the own keys */
-    void *out;        /* like q; element type by out_bf16 */
-    size_t out_stride;
-    int out_bf16;
+    qr_rows out;      /* row r goes to row out_row + r, head h to column out_column + h * head_dim (in tiles a multiple of 16) */
+    size_t out_row, out_column;
     float *scratch; /* [qr_attend_scratch(v_stride)], 64-byte aligned */
 } qr_attend;
 
 /* Attention takes up to this many query vectors together, and rescales its sums after every run of this many keys (a multiple of
  * QR_KEY_BLOCK). */
 enum { QR_ATTEND_ROWS = 16, QR_ATTEND_RUN = 128 };
-static inline size_t qr_attend_scratch(size_t v_stride) { return QR_ATTEND_ROWS * 2 * (v_stride + QR_ATTEND_RUN); }
+static inline size_t qr_attend_scratch(size_t v_stride) { return QR_ATTEND_ROWS * (3 * v_stride + 2 * QR_ATTEND_RUN); }
 
 typedef void (*qr_attend_fn)(const qr_attend *a);
-/* With K and V in bf16; NULL where the build lacks it. Needs AVX512-BF16 (features.native_bf16). */
+/* With K and V in bf16. The first needs AVX512-BF16 (features.native_bf16) and is NULL where the build lacks it, the second AMX, too, and a
+ * head_dim that is a multiple of 32; where the build lacks that, it is not defined. */
 extern const qr_attend_fn qr_attend_bf16;
+void qr_attend_amx(const qr_attend *a);
 
 typedef struct qr_kernels {
     const char *name;
     /* y = x / sqrt(mean(x^2) + eps) * w; x, y, w [n]. RMSNorm, arXiv:1910.07467 */
-    void (*rmsnorm)(void *y, int y_bf16, const float *x, const float *w, size_t n, float eps);
+    void (*rmsnorm)(qr_row y, const float *x, const float *w, size_t n, float eps);
     /* One head of q or k: RMSNorm, then rotation of the pairs (j, j + n/2) by the angle of the token's position; x, y [n], cos, sin [n/2].
      * RoPE in half-split form, arXiv:2104.09864. y may be x. */
     void (*norm_rope)(float *y, const float *x, const float *w, const float *cos, const float *sin, size_t n, float eps);
-    /* y = gate * sigmoid(gate) * up, all [n]. SwiGLU, arXiv:2002.05202 */
-    void (*swiglu)(void *y, int y_bf16, const float *gate, const float *up, size_t n);
+    /* y[column + i] = gate[i] * sigmoid(gate[i]) * up[i], i < n; in tiles, column is a multiple of 16. SwiGLU, arXiv:2002.05202 */
+    void (*swiglu)(qr_row y, size_t column, const float *gate, const float *up, size_t n);
     /* x += y, [n] */
     void (*add)(float *x, const float *y, size_t n);
     qr_attend_fn attend; /* K and V in f32 */

@@ -31,14 +31,14 @@ static float sum_squares(const float *x, size_t n)
     return v_hsum(v_add(s0, s1));
 }
 
-static void rmsnorm(void *y, int y_bf16, const float *x, const float *w, size_t n, float eps)
+static void rmsnorm(qr_row y, const float *x, const float *w, size_t n, float eps)
 {
     vf scale = v_set1(1.0f / sqrtf(sum_squares(x, n) / (float) n + eps));
     for (size_t i = 0; i < n; i += VN) {
         size_t m = n - i < VN ? n - i : VN;
         vf a = m == VN ? v_load(x + i) : v_load_part(x + i, m);
         vf b = m == VN ? v_load(w + i) : v_load_part(w + i, m);
-        v_store_as(y, y_bf16, i, v_mul(v_mul(a, scale), b), m);
+        v_store_row(y, i, v_mul(v_mul(a, scale), b), m);
     }
 }
 
@@ -56,12 +56,12 @@ static void norm_rope(float *y, const float *x, const float *w, const float *cos
         vf s = m == VN ? v_load(sines + i) : v_load_part(sines + i, m);
         a = v_mul(v_mul(a, scale), wa);
         b = v_mul(v_mul(b, scale), wb);
-        v_store_as(y, 0, i, v_sub(v_mul(a, c), v_mul(b, s)), m);
-        v_store_as(y, 0, half + i, v_add(v_mul(b, c), v_mul(a, s)), m);
+        v_store_n(y + i, v_sub(v_mul(a, c), v_mul(b, s)), m);
+        v_store_n(y + half + i, v_add(v_mul(b, c), v_mul(a, s)), m);
     }
 }
 
-static void swiglu(void *y, int y_bf16, const float *gate, const float *up, size_t n)
+static void swiglu(qr_row y, size_t column, const float *gate, const float *up, size_t n)
 {
     vf one = v_set1(1.0f), zero = v_set1(0.0f), limit = v_set1(88.0f);
     for (size_t i = 0; i < n; i += VN) {
@@ -70,7 +70,7 @@ static void swiglu(void *y, int y_bf16, const float *gate, const float *up, size
         vf u = m == VN ? v_load(up + i) : v_load_part(up + i, m);
         /* -max(-x, -88) = min(x, 88) keeps e^-g finite: g below -88 gives -1e-36 instead of 0 */
         vf e = v_exp(v_sub(zero, v_max(g, v_sub(zero, limit))));
-        v_store_as(y, y_bf16, i, v_mul(v_div(g, v_add(one, e)), u), m);
+        v_store_row(y, column + i, v_mul(v_div(g, v_add(one, e)), u), m);
     }
 }
 
@@ -199,10 +199,11 @@ static void attend(const qr_attend *a)
             }
         }
         for (size_t i = 0; i < n; i++) {
-            size_t at = (first + i) / a->n_group * a->out_stride + (first + i) % a->n_group * hd;
+            qr_row to = qr_row_at(&a->out, a->out_row + (first + i) / a->n_group);
+            size_t column = a->out_column + (first + i) % a->n_group * hd;
             vf inv = v_set1(1.0f / sum[i]);
             for (size_t d = 0; d < hd; d += VN)
-                v_store_as(a->out, a->out_bf16, at + d, v_mul(v_load(acc + i * vs + d), inv), hd - d < VN ? hd - d : VN);
+                v_store_row(to, column + d, v_mul(v_load(acc + i * vs + d), inv), hd - d < VN ? hd - d : VN);
         }
     }
 }
@@ -225,7 +226,7 @@ static void widen_f16(float *y, const uint16_t *x, size_t n)
     for (size_t i = 0; i < n; i += VN) {
         size_t m = n - i < VN ? n - i : VN;
         if (m < VN) memcpy(part, x + i, m * sizeof *x);
-        v_store_as(y, 0, i, v_load_f16(m < VN ? part : x + i), m);
+        v_store_n(y + i, v_load_f16(m < VN ? part : x + i), m);
     }
 }
 
@@ -233,7 +234,7 @@ static void narrow_bf16(uint16_t *y, const float *x, size_t n)
 {
     for (size_t i = 0; i < n; i += VN) {
         size_t m = n - i < VN ? n - i : VN;
-        v_store_as(y, 1, i, m == VN ? v_load(x + i) : v_load_part(x + i, m), m);
+        v_store_bf16_n(y + i, m == VN ? v_load(x + i) : v_load_part(x + i, m), m);
     }
 }
 

@@ -47,4 +47,9 @@ static inline void v_store_bf16(uint16_t *y, vf x)
 
 static inline vf v_load_f16(const uint16_t *x) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *) x)); }
 
+#ifdef __AVX512BF16__
+/* sum + the products of 32 pairs of bf16, two to each lane; subnormal operands count as zero */
+static inline vf v_dot_bf16(vf sum, __m512i a, __m512i b) { return _mm512_dpbf16_ps(sum, (__m512bh) a, (__m512bh) b); }
+#endif
+
 #endif

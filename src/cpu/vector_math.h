@@ -18,19 +18,25 @@ static inline void v_store_part(float *y, vf x, size_t n)
     memcpy(y, part, n * sizeof *y);
 }
 
-/* Stores n <= VN elements at y[i], as f32 or bf16. */
-static inline void v_store_as(void *y, int bf16, size_t i, vf x, size_t n)
+/* Stores n <= VN elements. */
+static inline void v_store_n(float *y, vf x, size_t n)
 {
-    if (bf16) {
-        uint16_t part[VN];
-        uint16_t *to = (uint16_t *) y + i;
-        v_store_bf16(n == VN ? to : part, x);
-        if (n < VN) memcpy(to, part, n * sizeof *to);
-    } else if (n == VN) {
-        v_store((float *) y + i, x);
-    } else {
-        v_store_part((float *) y + i, x, n);
-    }
+    if (n == VN) v_store(y, x);
+    else v_store_part(y, x, n);
+}
+
+static inline void v_store_bf16_n(uint16_t *y, vf x, size_t n)
+{
+    uint16_t part[VN];
+    v_store_bf16(n == VN ? y : part, x);
+    if (n < VN) memcpy(y, part, n * sizeof *y);
+}
+
+/* Stores n <= VN elements of a row from element i on, a multiple of VN. */
+static inline void v_store_row(qr_row y, size_t i, vf x, size_t n)
+{
+    if (y.bf16) v_store_bf16_n((uint16_t *) y.at + i / QR_LINE * y.line + i % QR_LINE, x, n);
+    else v_store_n((float *) y.at + i, x, n);
 }
 
 /* e^x for x <= 88: 2^round(x log2 e) times a degree-6 polynomial on the rest, relative error at most 1.2e-7 (measured over [-87, 0]).

@@ -3,6 +3,7 @@
 #include "golden.h"
 
 #include "cpu/features.h"
+#include "emulated_amx.h"
 #include "engine/backend.h"
 
 #include <math.h>
@@ -103,31 +104,33 @@ static void test_f32_golden(void **state)
     }
 }
 
+static void check_bf16_golden(const char *checkpoint)
+{
+    fixture f = open_fixture(checkpoint);
+    qr_backend *b = open_backend(&f, QR_DTYPE_BF16, 0, 1024, 1024, 1 << 20);
+    size_t order[64] = {0}, n = f.n;
+    double margins[64], mean = 0, worst = 0, hf_mean = 0, hf_worst = 0;
+    for (size_t i = 0; i < n; i++) order[i] = i;
+    score(b, &f.golden, order, n, margins);
+    for (size_t i = 0; i < n; i++) {
+        const golden_case *c = &f.golden.cases[i];
+        double ours = fabs(margins[i] - c->margin), hf = fabs(c->hf_bf16_margin - c->margin);
+        mean += ours / (double) n;
+        hf_mean += hf / (double) n;
+        worst = fmax(worst, ours);
+        hf_worst = fmax(hf_worst, hf);
+    }
+    printf("%s bf16: margin error mean %.3f, largest %.3f; transformers bf16 %.3f, %.3f\n", checkpoint, mean, worst, hf_mean, hf_worst);
+    assert_true(mean <= hf_mean);
+    assert_true(worst <= 1.2 * hf_worst); /* the same kind of error drawn anew: its maximum scatters more than its mean */
+    qr_backend_cpu.close(b);
+    close_fixture(&f);
+}
+
 static void test_bf16_golden(void **state)
 {
     (void) state;
-    for (size_t k = 0; k < 3; k++) {
-        fixture f = open_fixture(checkpoints[k]);
-        qr_backend *b = open_backend(&f, QR_DTYPE_BF16, 0, 1024, 1024, 1 << 20);
-        size_t order[64], n = f.n;
-        double margins[64], mean = 0, worst = 0, hf_mean = 0, hf_worst = 0;
-        for (size_t i = 0; i < n; i++) order[i] = i;
-        score(b, &f.golden, order, n, margins);
-        for (size_t i = 0; i < n; i++) {
-            const golden_case *c = &f.golden.cases[i];
-            double ours = fabs(margins[i] - c->margin), hf = fabs(c->hf_bf16_margin - c->margin);
-            mean += ours / (double) n;
-            hf_mean += hf / (double) n;
-            worst = fmax(worst, ours);
-            hf_worst = fmax(hf_worst, hf);
-        }
-        printf("%s bf16: margin error mean %.3f, largest %.3f; transformers bf16 %.3f, %.3f\n", checkpoints[k], mean, worst, hf_mean,
-               hf_worst);
-        assert_true(mean <= hf_mean);
-        assert_true(worst <= 1.2 * hf_worst); /* the same kind of error drawn anew: its maximum scatters more than its mean */
-        qr_backend_cpu.close(b);
-        close_fixture(&f);
-    }
+    for (size_t k = 0; k < 3; k++) check_bf16_golden(checkpoints[k]);
 }
 
 /* Every way of asking gives the same bits. */
@@ -275,12 +278,26 @@ static void test_common_beginnings(void **state)
     check_common_beginnings("small-1", QR_DTYPE_BF16);
 }
 
+/* The engine as it runs on AMX, with the tiles emulated. */
+static void test_amx(void **state)
+{
+    (void) state;
+    if (!qr_cpu_get()->native_bf16) skip();
+    qr_gemm_tiled = emulated_amx;
+    check_bf16_golden("micro-1");
+    check_bf16_golden("untied-1");
+    check_bf16_golden("odd-7");
+    check_independence("micro-1", QR_DTYPE_BF16);
+    qr_gemm_tiled = NULL;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_f32_golden),        cmocka_unit_test(test_bf16_golden),    cmocka_unit_test(test_independence_f32),
-        cmocka_unit_test(test_independence_bf16), cmocka_unit_test(test_long_sequences), cmocka_unit_test(test_cancel_and_reuse),
-        cmocka_unit_test(test_common_beginnings),
+        cmocka_unit_test(test_f32_golden),        cmocka_unit_test(test_bf16_golden),
+        cmocka_unit_test(test_independence_f32),  cmocka_unit_test(test_independence_bf16),
+        cmocka_unit_test(test_long_sequences),    cmocka_unit_test(test_cancel_and_reuse),
+        cmocka_unit_test(test_common_beginnings), cmocka_unit_test(test_amx),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

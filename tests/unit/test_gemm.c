@@ -1,8 +1,10 @@
-/* Packed products against sums in f64: every storage type, both arithmetics, padded blocks, odd sizes, unaligned tensors. */
+/* Packed products against sums in f64: every storage type, both arithmetics, padded blocks, odd sizes, unaligned tensors; also by AMX,
+ * emulated. */
 #include "base/mem.h"
 #include "cpu/features.h"
 #include "cpu/gemm.h"
 #include "cpu/tensor_f32.h"
+#include "emulated_amx.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -53,7 +55,7 @@ static void check(int bf16, qr_tensor_type type, size_t k, size_t n, size_t used
     size_t es = qr_tensor_type_size(type), m = QR_TILE_ROWS;
     float *w = malloc(n * k * sizeof *w), *a = malloc(m * k * sizeof *a), *c = aligned_alloc(64, m * nb * sizeof *c);
     unsigned char *stored = malloc(n * k * es + 1), *at = stored + 1; /* tensors may start anywhere */
-    uint16_t *a16 = malloc(m * k * sizeof *a16), *scales = malloc(n * sizeof *scales);
+    uint16_t *scales = malloc(n * sizeof *scales);
     for (size_t i = 0; i < n * k; i++) {
         w[i] = rnd();
         uint16_t h = type == QR_T_BF16 ? to_bf16(w[i]) : to_f16(w[i]);
@@ -63,10 +65,7 @@ static void check(int bf16, qr_tensor_type type, size_t k, size_t n, size_t used
         if (i / k % 2) w[i] *= 2;
     }
     for (size_t r = 0; r < n; r++) scales[r] = to_bf16(r % 2 ? 2.0f / 128 : 1.0f / 128);
-    for (size_t i = 0; i < m * k; i++) {
-        a[i] = rnd();
-        a16[i] = to_bf16(a[i]);
-    }
+    for (size_t i = 0; i < m * k; i++) a[i] = rnd();
     qr_tensor tensor = {.name = "w", .type = type, .n_dims = 2, .dims = {n, k}, .n_elements = n * k, .data = at, .n_bytes = n * k * es};
     qr_tensor scale = {.name = "s", .type = QR_T_BF16, .n_dims = 2, .dims = {n, 1}, .n_elements = n, .data = (unsigned char *) scales};
     if (type == QR_T_I8) tensor.scales = &scale;
@@ -76,13 +75,23 @@ static void check(int bf16, qr_tensor_type type, size_t k, size_t n, size_t used
     qr_gemm_lib *lib;
     qr_gemm g;
     qr_error err = {0};
-    if (qr_gemm_lib_open(&lib, bf16, 2, &err) != QR_OK) fail_msg("%s", err.msg);
+    if (qr_gemm_lib_open(&lib, bf16, 1, 2, &err) != QR_OK) fail_msg("%s", err.msg);
     if (qr_gemm_pack(&g, lib, k, n, nb, (n + used - 1) / used, &source, &err) != QR_OK) fail_msg("%s", err.msg);
+    qr_rows rows_of_a = qr_gemm_lib_rows(lib, k);
+    rows_of_a.data = calloc(m * rows_of_a.width, sizeof(float));
+    for (size_t r = 0; r < m; r++) {
+        qr_row row = qr_row_at(&rows_of_a, r);
+        for (size_t i = 0; i < k; i++) {
+            size_t place = i / QR_LINE * row.line + i % QR_LINE;
+            if (bf16) ((uint16_t *) row.at)[place] = to_bf16(a[r * k + i]);
+            else ((float *) row.at)[place] = a[r * k + i];
+        }
+    }
     for (size_t size = 0; size < 2; size++) {
         size_t tile = size ? QR_TILE_ROWS_SMALL : QR_TILE_ROWS;
         for (size_t b = 0; b < g.n_blocks; b++) {
             const void *block = qr_gemm_block(&g, lib, 1, b);
-            qr_gemm_tile(&g, lib, 1, c, bf16 ? (const void *) a16 : (const void *) a, block, tile);
+            qr_gemm_tile(&g, lib, 1, c, &rows_of_a, 0, block, tile);
             for (size_t r = 0; r < tile; r++)
                 for (size_t j = 0; j < nb; j++) {
                     size_t row = row_of(&map, b, j);
@@ -99,7 +108,7 @@ static void check(int bf16, qr_tensor_type type, size_t k, size_t n, size_t used
     qr_gemm_lib_close(lib);
     free(w);
     free(a);
-    free(a16);
+    free(rows_of_a.data);
     free(scales);
     free(c);
     free(stored);
@@ -119,14 +128,52 @@ static void test_f32(void **state)
             check(0, types[t], shapes[i].k, shapes[i].n, shapes[i].used, shapes[i].nb);
 }
 
-static void test_bf16(void **state)
+static void check_bf16(void)
 {
-    (void) state;
     static const qr_tensor_type types[] = {QR_T_F32, QR_T_F16, QR_T_BF16, QR_T_I8};
-    if (!qr_cpu_get()->native_bf16) skip();
     for (size_t t = 0; t < 4; t++)
         for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
             check(1, types[t], shapes[i].k, shapes[i].n, shapes[i].used, shapes[i].nb);
+}
+
+static void test_bf16(void **state)
+{
+    (void) state;
+    if (!qr_cpu_get()->native_bf16) skip();
+    check_bf16();
+}
+
+static void test_amx(void **state)
+{
+    (void) state;
+    if (!qr_cpu_get()->native_bf16) skip();
+    qr_gemm_tiled = emulated_amx;
+    check_bf16();
+    qr_gemm_tiled = NULL;
+}
+
+/* A kernel that is wrong on this very processor must not be used. */
+static int wrong_run(qr_gemm_kernel *kernel, int thread, float *c, const void *a, const void *packed, size_t n_rows)
+{
+    int failed = emulated_amx->run(kernel, thread, c, a, packed, n_rows);
+    c[0] += 1;
+    return failed;
+}
+
+static void test_wrong_kernel(void **state)
+{
+    (void) state;
+    if (!qr_cpu_get()->native_bf16) skip();
+    qr_gemm_provider wrong = *emulated_amx;
+    wrong.run = wrong_run;
+    qr_gemm_tiled = &wrong;
+    qr_gemm_lib *lib;
+    qr_error err = {0};
+    assert_int_equal(qr_gemm_lib_open(&lib, 1, 1, 1, &err), QR_OK);
+    assert_false(qr_gemm_lib_rows(lib, 40).tiled);
+    qr_gemm_lib_close(lib);
+    qr_gemm_tiled = NULL;
+    check(1, QR_T_BF16, 64, 128, 128, 128);
 }
 
 static void test_out_of_memory(void **state)
@@ -143,7 +190,7 @@ static void test_out_of_memory(void **state)
         qr_gemm g = {0};
         qr_error err = {0};
         qr_mem_fail_at(at);
-        qr_status status = qr_gemm_lib_open(&lib, 0, 1, &err);
+        qr_status status = qr_gemm_lib_open(&lib, 0, 0, 1, &err);
         if (status == QR_OK) status = qr_gemm_pack(&g, lib, 2, 16, 16, 1, &source, &err);
         qr_mem_fail_at(0);
         qr_gemm_deinit(&g);
@@ -207,7 +254,8 @@ static void test_mlx(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_f32), cmocka_unit_test(test_mlx), cmocka_unit_test(test_bf16),
-                                       cmocka_unit_test(test_out_of_memory)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_f32),          cmocka_unit_test(test_mlx),
+                                       cmocka_unit_test(test_bf16),         cmocka_unit_test(test_amx),
+                                       cmocka_unit_test(test_wrong_kernel), cmocka_unit_test(test_out_of_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

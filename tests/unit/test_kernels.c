@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "cpu/features.h"
 #include "cpu/kernels.h"
+#include "emulated_amx.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -98,7 +99,7 @@ static void test_rmsnorm(void **state)
                 void *y = guard(&gy, n * (bf16 ? 2 : 4));
                 fill(x, n, 3);
                 fill(w, n, 2);
-                variants[v]->rmsnorm(y, bf16, x, w, n, 1e-6f);
+                variants[v]->rmsnorm((qr_row){y, bf16, QR_LINE}, x, w, n, 1e-6f);
                 double ss = 0;
                 for (size_t i = 0; i < n; i++) ss += (double) x[i] * (double) x[i];
                 double scale = 1 / sqrt(ss / (double) n + 1e-6);
@@ -151,7 +152,7 @@ static void test_swiglu(void **state)
                 fill(g, n, 20);
                 fill(u, n, 2);
                 if (n > 2) g[0] = -200, g[1] = 200, g[2] = 0; /* beyond what e^x can hold */
-                variants[v]->swiglu(y, bf16, g, u, n);
+                variants[v]->swiglu((qr_row){y, bf16, QR_LINE}, 0, g, u, n);
                 for (size_t i = 0; i < n; i++) check_output(y, bf16, i, (double) g[i] / (1 + exp(-(double) g[i])) * (double) u[i], 1e-30);
                 unguard(&gg);
                 unguard(&gu);
@@ -348,8 +349,7 @@ static void run_attend(qr_attend_fn attend, float *out, const float *q, size_t n
                    .scale = scale,
                    .own = {own->kt, own->vs, own->n},
                    .first_pos = first,
-                   .out = out,
-                   .out_stride = group * hd,
+                   .out = {out, group * hd, 0, 0},
                    .scratch = scratch};
     if (prefix->n > 0) a.prefix = (qr_kv){prefix->kt, prefix->vs, prefix->n};
     attend(&a);
@@ -384,33 +384,42 @@ static void check_attend(qr_attend_fn attend, int bf16, size_t hd, size_t n_pref
     free_keys(&own);
 }
 
-static void check_attend_sizes(qr_attend_fn attend, int bf16)
+/* head_dim in multiples of `step` only. */
+static void check_attend_sizes(qr_attend_fn attend, int bf16, size_t step)
 {
-    static const size_t dims[] = {2, 8, 16, 24, 48, 64, 128}, prefixes[] = {0, 1, 16, 78, 129, 300}, owns[] = {1, 7, 33, 150};
+    static const size_t dims[] = {2, 8, 16, 24, 48, 64, 96, 128}, prefixes[] = {0, 1, 16, 78, 129, 300}, owns[] = {1, 7, 33, 150};
     for (size_t d = 0; d < sizeof dims / sizeof dims[0]; d++)
         for (size_t p = 0; p < sizeof prefixes / sizeof prefixes[0]; p++)
-            for (size_t o = 0; o < sizeof owns / sizeof owns[0]; o++)
+            for (size_t o = 0; o < sizeof owns / sizeof owns[0] && dims[d] % step == 0; o++)
                 check_attend(attend, bf16, dims[d], prefixes[p], owns[o], 1 + (d + p + o) % 4);
 }
 
 static void test_attend(void **state)
 {
     (void) state;
-    for (size_t v = 0; v < n_variants; v++) check_attend_sizes(variants[v]->attend, 0);
+    for (size_t v = 0; v < n_variants; v++) check_attend_sizes(variants[v]->attend, 0, 2);
 }
 
 static void test_attend_bf16(void **state)
 {
     (void) state;
     if (qr_attend_bf16 == NULL || qr_cpu_get()->found < QR_ISA_AVX512_BF16) skip();
-    check_attend_sizes(qr_attend_bf16, 1);
+    check_attend_sizes(qr_attend_bf16, 1, 2);
+}
+
+static void test_attend_amx(void **state)
+{
+    (void) state;
+    if (emulated_amx == NULL || qr_cpu_get()->found < QR_ISA_AVX512_BF16) skip();
+    check_attend_sizes(emulated_amx->attend, 1, 32);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rmsnorm), cmocka_unit_test(test_norm_rope), cmocka_unit_test(test_swiglu), cmocka_unit_test(test_conversions),
-        cmocka_unit_test(test_add),     cmocka_unit_test(test_gemm),      cmocka_unit_test(test_attend), cmocka_unit_test(test_attend_bf16),
+        cmocka_unit_test(test_rmsnorm),     cmocka_unit_test(test_norm_rope),   cmocka_unit_test(test_swiglu),
+        cmocka_unit_test(test_conversions), cmocka_unit_test(test_add),         cmocka_unit_test(test_gemm),
+        cmocka_unit_test(test_attend),      cmocka_unit_test(test_attend_bf16), cmocka_unit_test(test_attend_amx),
     };
     return cmocka_run_group_tests(tests, find_variants, NULL);
 }

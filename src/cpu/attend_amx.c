@@ -1,0 +1,79 @@
+/* Attention on AMX, where the dot products of AVX-512 would cost as much as all products of the layer. K and V stand as AMX wants its
+ * second operand: a tile of K is 32 elements of 16 keys, one of V 32 keys of 16 elements. head_dim must be a multiple of 32. */
+#include "cpu/kernels.h"
+
+#if defined(__AMX_BF16__) || defined(QR_EMULATE_TILES)
+#include "cpu/tiles.h"
+#include "cpu/vector_avx512.h"
+#include "cpu/vector_math.h"
+
+enum { ROWS = 16, KEY_STEP = 32 };
+
+static inline void begin(void) { tiles_begin(); }
+static inline void end(void) { tiles_end(); }
+
+/* Row-major: [ROWS][head_dim] bf16. */
+static void load_query(uint32_t *to, size_t i, const float *q, size_t head_dim)
+{
+    for (size_t d = 0; d < head_dim; d += VN) v_store_bf16((uint16_t *) (void *) to + i * head_dim + d, v_load(q + d));
+}
+
+static void scores(float *s, const uint32_t *q, const uint32_t *k, size_t n_keys, size_t head_dim, size_t n_rows)
+{
+    (void) n_rows;
+    size_t steps = head_dim / 32, stride = QR_ATTEND_RUN * sizeof *s, n_blocks = (n_keys + QR_KEY_BLOCK - 1) / QR_KEY_BLOCK;
+    const unsigned char *key = (const unsigned char *) k, *query = (const unsigned char *) q;
+    for (size_t b = 0; b < n_blocks; b += 2, key += 2 * steps * TILE_BYTES, s += 2 * QR_KEY_BLOCK) {
+        int two = n_blocks - b >= 2;
+        tile_zero(0);
+        tile_zero(1);
+        for (size_t step = 0; step < steps; step++) {
+            tile_load(4, query + step * 64, head_dim * 2);
+            tile_load(6, key + step * TILE_BYTES, 64);
+            tile_dot_bf16(0, 4, 6);
+            if (two) {
+                tile_load(7, key + (steps + step) * TILE_BYTES, 64);
+                tile_dot_bf16(1, 4, 7);
+            }
+        }
+        tile_store(0, s, stride);
+        if (two) tile_store(1, s + QR_KEY_BLOCK, stride);
+    }
+}
+
+static void values(float *acc, const uint32_t *p, const uint32_t *v, size_t n_keys, size_t v_stride, size_t n_rows, void *spare)
+{
+    (void) n_rows;
+    size_t whole = n_keys / KEY_STEP, rest = n_keys % KEY_STEP, row = v_stride * sizeof *v;
+    unsigned char *tail = spare; /* [KEY_STEP / 2][v_stride] pairs: the last keys, and zeros */
+    if (rest > 0) {
+        const unsigned char *from = (const unsigned char *) v + whole * (KEY_STEP / 2) * row;
+        memcpy(tail, from, rest / 2 * row);
+        memset(tail + rest / 2 * row, 0, (KEY_STEP / 2 - rest / 2) * row);
+        uint16_t *odd = (uint16_t *) (void *) (tail + rest / 2 * row);
+        const uint16_t *pair = (const uint16_t *) (const void *) (from + rest / 2 * row);
+        for (size_t d = 0; rest % 2 == 1 && d < v_stride; d++) odd[2 * d] = pair[2 * d];
+    }
+    for (size_t d = 0; d < v_stride; d += 32) {
+        int two = v_stride - d >= 32;
+        tile_load(0, acc + d, row);
+        if (two) tile_load(1, acc + d + 16, row);
+        for (size_t step = 0; step < whole + (rest > 0); step++) {
+            const unsigned char *from = (step < whole ? (const unsigned char *) v + step * (KEY_STEP / 2) * row : tail) + d * sizeof *v;
+            tile_load(4, (const unsigned char *) p + step * KEY_STEP * 2, QR_ATTEND_RUN * 2);
+            tile_load(6, from, row);
+            tile_dot_bf16(0, 4, 6);
+            if (two) {
+                tile_load(7, from + 64, row);
+                tile_dot_bf16(1, 4, 7);
+            }
+        }
+        tile_store(0, acc + d, row);
+        if (two) tile_store(1, acc + d + 16, row);
+    }
+}
+
+#include "cpu/attend_bf16_impl.h"
+
+void qr_attend_amx(const qr_attend *a) { attend(a); }
+#endif

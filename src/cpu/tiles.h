@@ -1,0 +1,89 @@
+/* The AMX instructions that we use, on full tiles of 16 rows of 64 bytes, or, with QR_EMULATE_TILES, functions that do the same anywhere:
+ * tests prove the layouts and loops on machines that lack AMX. Tile numbers must be constants.
+ *
+ * A product of tiles, c[16][16] f32 += a[16][32] . b, takes b as [16][16][2]: two elements of k side by side, for 16 columns. */
+#ifndef QR_CPU_TILES_H
+#define QR_CPU_TILES_H
+
+#include "cpu/gemm.h"
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+enum { TILE_BYTES = 1024 };
+
+#ifdef QR_EMULATE_TILES
+#define qr_gemm_amx qr_gemm_emulated_amx
+#define qr_attend_amx qr_attend_emulated_amx
+extern const qr_gemm_provider qr_gemm_amx;
+void qr_attend_amx(const qr_attend *a);
+
+static _Thread_local unsigned char tile_data[8][TILE_BYTES];
+
+static inline void tiles_begin(void) {}
+static inline void tiles_end(void) { memset(tile_data, 0xff, sizeof tile_data); } /* NaNs: nobody may count on what was left */
+static inline void tile_zero(int t) { memset(tile_data[t], 0, TILE_BYTES); }
+
+static inline void tile_load(int t, const void *from, size_t stride)
+{
+    for (size_t r = 0; r < 16; r++) memcpy(tile_data[t] + r * 64, (const unsigned char *) from + r * stride, 64);
+}
+
+static inline void tile_store(int t, void *to, size_t stride)
+{
+    for (size_t r = 0; r < 16; r++) memcpy((unsigned char *) to + r * stride, tile_data[t] + r * 64, 64);
+}
+
+static inline float tile_widen(const unsigned char *at)
+{
+    uint16_t h;
+    memcpy(&h, at, sizeof h);
+    if ((h & 0x7f80) == 0) h &= 0x8000; /* subnormal operands count as zero */
+    uint32_t bits = (uint32_t) h << 16;
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static inline void tile_dot_bf16(int c, int a, int b)
+{
+    for (size_t m = 0; m < 16; m++)
+        for (size_t k = 0; k < 16; k++)
+            for (size_t n = 0; n < 16; n++) {
+                float sum;
+                memcpy(&sum, tile_data[c] + m * 64 + n * 4, sizeof sum);
+                for (size_t e = 0; e < 2; e++)
+                    sum += tile_widen(tile_data[a] + m * 64 + k * 4 + e * 2) * tile_widen(tile_data[b] + k * 64 + n * 4 + e * 2);
+                memcpy(tile_data[c] + m * 64 + n * 4, &sum, sizeof sum);
+            }
+}
+
+#else
+#include <immintrin.h>
+
+/* Makes all eight tiles full ones, for this thread, until tiles_end: a thread that holds tiles is dear to switch. */
+static inline void tiles_begin(void)
+{
+    struct {
+        uint8_t palette, start_row, reserved[14];
+        uint16_t bytes_per_row[16];
+        uint8_t rows[16];
+    } config = {.palette = 1};
+    for (int i = 0; i < 8; i++) {
+        config.bytes_per_row[i] = 64;
+        config.rows[i] = 16;
+    }
+    __asm__ volatile("" ::: "memory"); /* gcc 12 does not know that the next line reads memory, and drops the stores above */
+    _tile_loadconfig(&config);
+}
+
+static inline void tiles_end(void) { _tile_release(); }
+
+#define tile_zero(t) _tile_zero(t)
+#define tile_load(t, from, stride) _tile_loadd(t, from, stride)
+#define tile_store(t, to, stride) _tile_stored(t, to, stride)
+#define tile_dot_bf16(c, a, b) _tile_dpbf16ps(c, a, b)
+#endif
+
+#endif
