@@ -132,9 +132,12 @@ test-arm64: ## cross-compiles for 64-bit ARM and runs the unit tests and golden 
 	@scripts/deps.sh build test arm64
 	@scripts/arm64.sh
 
-bench: build ## speed on this machine; MODEL=DIR, else a generated one of 0.6B's shape (1.2 GB on disk)
+bench: build ## speed on this machine, also to bench/results; MODEL=DIR, else a generated one of 0.6B's shape (1.2 GB on disk)
 	@$(if $(MODEL),,scripts/testdata.sh $(BUILD)/make_checkpoint build/testdata 0.6b-1)
-	@$(BUILD)/bench --model $(or $(MODEL),build/testdata/0.6b-1) $(BENCH_ARGS) bench/workloads/*.json
+	@mkdir -p bench/results
+	@$(BUILD)/bench --model $(or $(MODEL),build/testdata/0.6b-1) --csv bench/results/ $(BENCH_ARGS) $(or $(WORKLOADS),bench/workloads/*.json)
+	@scripts/lines_venv.sh build/plot-venv bench/plot-requirements.txt
+	@build/plot-venv/bin/python bench/plot.py bench/results/*.csv
 
 bench-compare: build ## the CPU engine and PyTorch beside transformers on this machine, on the same texts; minutes to hours
 	@scripts/deps.sh test

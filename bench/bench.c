@@ -12,6 +12,7 @@
 #include "qwen_rerank.h"
 #include "unit_peak.h"
 
+#include <ctype.h>
 #include <getopt.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -221,9 +222,24 @@ static void append_csv(const char *path, const report *reports, size_t n, const 
     if (fclose(f) != 0) die(path, "cannot be written");
 }
 
+/* FOLDER/ becomes FOLDER/ and the device's name in small letters and hyphens, ".csv". */
+static const char *csv_path(const char *path, const char *device)
+{
+    static char whole[4096];
+    size_t n = strlen(path);
+    if (n == 0 || path[n - 1] != '/' || n + strlen(device) + sizeof ".csv" > sizeof whole) return path;
+    memcpy(whole, path, n);
+    for (const char *c = device; *c != 0; c++) {
+        if (isalnum((unsigned char) *c)) whole[n++] = (char) tolower((unsigned char) *c);
+        else if (whole[n - 1] != '-' && whole[n - 1] != '/') whole[n++] = '-';
+    }
+    memcpy(whole + n, ".csv", sizeof ".csv");
+    return whole;
+}
+
 static const char usage[] =
     "usage: bench --model DIR [--backend NAME] [--device D] [--torch-dir DIR] [--plugin-dir DIR] [--dtype f32|bf16|f16]\n"
-    "             [--threads N] [--batch-tokens N] [--repeat N] [--csv FILE] WORKLOAD.json...\n";
+    "             [--threads N] [--batch-tokens N] [--repeat N] [--csv FILE or FOLDER/] WORKLOAD.json...\n";
 
 static qr_dtype parse_dtype(const char *word)
 {
@@ -300,7 +316,11 @@ int main(int argc, char **argv)
     printf("GEMM rate of the library, last measured: %.0f Gop/s %s\n", reports[n - 1].gemm_rate, info.dtype);
     printf("peak memory %ld MiB, anonymous now %ld MiB; weights %.0f MiB as stored\n", memory_mib("VmHWM"), memory_mib("RssAnon"),
            (double) info.weight_bytes / 1048576);
-    if (csv != NULL) append_csv(csv, reports, n, &info, threads);
+    if (csv != NULL) {
+        csv = csv_path(csv, info.device);
+        append_csv(csv, reports, n, &info, threads);
+        printf("appended to %s\n", csv);
+    }
     qr_engine_close(engine);
     return 0;
 }

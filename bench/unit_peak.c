@@ -104,7 +104,7 @@ static spin choose(int bf16, const char **unit)
 
 double unit_peak(int bf16, int n_threads, const char **unit)
 {
-    enum { RUNS = 3 };
+    enum { RUNS = 12 };
     spin run = choose(bf16, unit);
     double best = 0;
     for (int i = 0; i < RUNS && run != NULL; i++) {

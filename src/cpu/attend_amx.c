@@ -13,16 +13,16 @@ static inline void begin(void) { tiles_begin(); }
 static inline void end(void) { tiles_end(); }
 
 /* Row-major: [ROWS][head_dim] bf16. */
-static void load_query(uint32_t *to, size_t i, const float *q, size_t head_dim)
+static void load_query(void *query, size_t i, const float *q, size_t head_dim)
 {
-    for (size_t d = 0; d < head_dim; d += VN) v_store_bf16((uint16_t *) (void *) to + i * head_dim + d, v_load(q + d));
+    for (size_t d = 0; d < head_dim; d += VN) v_store_bf16((uint16_t *) query + i * head_dim + d, v_load(q + d));
 }
 
-static void scores(float *s, const uint32_t *q, const uint32_t *k, size_t n_keys, size_t head_dim, size_t n_rows)
+static void scores(float *s, const void *q, const void *k, size_t n_keys, size_t head_dim, size_t n_rows)
 {
     (void) n_rows;
     size_t steps = head_dim / 32, stride = QR_ATTEND_RUN * sizeof *s, n_blocks = (n_keys + QR_KEY_BLOCK - 1) / QR_KEY_BLOCK;
-    const unsigned char *key = (const unsigned char *) k, *query = (const unsigned char *) q;
+    const unsigned char *key = k, *query = q;
     for (size_t b = 0; b < n_blocks; b += 2, key += 2 * steps * TILE_BYTES, s += 2 * QR_KEY_BLOCK) {
         int two = n_blocks - b >= 2;
         tile_zero(0);
@@ -41,10 +41,10 @@ static void scores(float *s, const uint32_t *q, const uint32_t *k, size_t n_keys
     }
 }
 
-static void values(float *acc, const uint32_t *p, const uint32_t *v, size_t n_keys, size_t v_stride, size_t n_rows, void *spare)
+static void values(float *acc, const void *p, const void *v, size_t n_keys, size_t v_stride, size_t n_rows, void *spare)
 {
     (void) n_rows;
-    size_t whole = n_keys / KEY_STEP, rest = n_keys % KEY_STEP, row = v_stride * sizeof *v;
+    size_t whole = n_keys / KEY_STEP, rest = n_keys % KEY_STEP, row = v_stride * 4; /* of pairs */
     unsigned char *tail = spare; /* [KEY_STEP / 2][v_stride] pairs: the last keys, and zeros */
     if (rest > 0) {
         const unsigned char *from = (const unsigned char *) v + whole * (KEY_STEP / 2) * row;
@@ -59,7 +59,7 @@ static void values(float *acc, const uint32_t *p, const uint32_t *v, size_t n_ke
         tile_load(0, acc + d, row);
         if (two) tile_load(1, acc + d + 16, row);
         for (size_t step = 0; step < whole + (rest > 0); step++) {
-            const unsigned char *from = (step < whole ? (const unsigned char *) v + step * (KEY_STEP / 2) * row : tail) + d * sizeof *v;
+            const unsigned char *from = (step < whole ? (const unsigned char *) v + step * (KEY_STEP / 2) * row : tail) + d * 4;
             tile_load(4, (const unsigned char *) p + step * KEY_STEP * 2, QR_ATTEND_RUN * 2);
             tile_load(6, from, row);
             tile_dot_bf16(0, 4, 6);

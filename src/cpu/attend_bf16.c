@@ -15,8 +15,9 @@ static inline void begin(void) {}
 static inline void end(void) {}
 
 /* q as pairs of bf16, [head_dim / 2][Q_ROWS]. */
-static void load_query(uint32_t *to, size_t i, const float *q, size_t head_dim)
+static void load_query(void *query, size_t i, const float *q, size_t head_dim)
 {
+    uint32_t *to = query;
     uint16_t pair[VN];
     for (size_t d = 0; d < head_dim; d += VN) {
         size_t n = head_dim - d < VN ? head_dim - d : VN;
@@ -44,8 +45,9 @@ static inline __attribute__((always_inline)) void score_block(float *s, const ui
         for (int j = 0; j < n; j++) v_store(s + (size_t) r * QR_ATTEND_RUN + j * QR_KEY_BLOCK, acc[r][j]);
 }
 
-static void scores(float *s, const uint32_t *q, const uint32_t *k, size_t n_keys, size_t head_dim, size_t n_rows)
+static void scores(float *s, const void *query, const void *keys, size_t n_keys, size_t head_dim, size_t n_rows)
 {
+    const uint32_t *q = query, *k = keys;
     size_t n_blocks = (n_keys + QR_KEY_BLOCK - 1) / QR_KEY_BLOCK, n_pairs = head_dim / 2;
     for (size_t b = 0; b < n_blocks; b += 2, k += 2 * n_pairs * QR_KEY_BLOCK, s += 2 * QR_KEY_BLOCK)
         for (size_t r = 0; r < n_rows; r += ROWS) {
@@ -78,8 +80,9 @@ static inline __attribute__((always_inline)) void value_block(float *acc, const 
         for (int j = 0; j < n; j++) v_store(acc + (size_t) r * v_stride + j * VN, sum[r][j]);
 }
 
-static void values(float *acc, const uint32_t *p, const uint32_t *v, size_t n_keys, size_t v_stride, size_t n_rows, void *spare)
+static void values(float *acc, const void *weights, const void *pairs, size_t n_keys, size_t v_stride, size_t n_rows, void *spare)
 {
+    const uint32_t *p = weights, *v = pairs;
     (void) spare;
     for (size_t d = 0; d < v_stride; d += 2 * VN)
         for (size_t r = 0; r < n_rows; r += ROWS) {

@@ -358,9 +358,9 @@ static void attend(qr_forward *fw, size_t layer, const item *items, size_t n_ite
     size_t hd = c->head_dim, group = c->n_heads / c->n_kv_heads, n_kv = c->n_kv_heads, q_width = c->n_heads * hd;
 #pragma omp for schedule(dynamic) nowait
     for (size_t task = 0; task < n_items * n_kv; task++) {
-        const item *it = &items[task / n_kv];
+        const item *it = &items[task % n_items];
         const seq_state *s = &fw->seqs[it->seq];
-        size_t head = task % n_kv, at = it->row * q_width + head * group * hd;
+        size_t head = task / n_items, at = it->row * q_width + head * group * hd;
         unsigned char *kt, *v;
         kv_of(fw, s, layer, &kt, &v);
         qr_attend call = {

@@ -336,7 +336,7 @@ const void *qr_gemm_block(const qr_gemm *gemm, qr_gemm_lib *lib, int thread, siz
 
 size_t qr_gemm_tile_rows(const qr_gemm *gemm, size_t left)
 {
-    return left <= 2 * QR_TILE_ROWS_SMALL && gemm->plan->small_tiles ? QR_TILE_ROWS_SMALL : QR_TILE_ROWS;
+    return left < QR_TILE_ROWS && gemm->plan->small_tiles ? QR_TILE_ROWS_SMALL : QR_TILE_ROWS;
 }
 
 void qr_gemm_tile(const qr_gemm *gemm, qr_gemm_lib *lib, int thread, float *c, const qr_rows *a, size_t first, const void *block,

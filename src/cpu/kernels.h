@@ -66,7 +66,7 @@ typedef struct qr_attend {
 
 /* Attention takes up to this many query vectors together, and rescales its sums after every run of this many keys (a multiple of
  * QR_KEY_BLOCK). */
-enum { QR_ATTEND_ROWS = 16, QR_ATTEND_RUN = 128 };
+enum { QR_ATTEND_ROWS = 16, QR_ATTEND_RUN = 256 };
 static inline size_t qr_attend_scratch(size_t v_stride) { return QR_ATTEND_ROWS * (3 * v_stride + 2 * QR_ATTEND_RUN); }
 
 typedef void (*qr_attend_fn)(const qr_attend *a);

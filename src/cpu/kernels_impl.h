@@ -84,16 +84,26 @@ static void add(float *x, const float *y, size_t n)
 /* ---- attention ---------------------------------------------------------------------------------------------------------------- */
 
 enum {
-    Q_ROWS = 8, /* query vectors treated together: their scores and sums stay in the first-level cache */
-    KEY_RUN = QR_ATTEND_RUN,
+    ELEMENT_BYTES = sizeof(float),
+    Q_ROWS = 8, /* their scores and sums stay in the first-level cache */
+    KEY_STEP = QR_KEY_BLOCK,
 };
-_Static_assert((int) Q_ROWS <= (int) QR_ATTEND_ROWS && Q_ROWS % ROWS == 0, "attention works on whole groups of rows");
 
-/* s[row][KEY_RUN] = q^T . k for all Q_ROWS rows and n_blocks key blocks; qt is [head_dim][Q_ROWS]. */
-static void attend_scores(float *s, const float *qt, const float *kt, size_t n_blocks, size_t head_dim)
+static inline void begin(void) {}
+static inline void end(void) {}
+
+/* [head_dim][Q_ROWS] */
+static void load_query(void *query, size_t i, const float *q, size_t head_dim)
 {
-    for (size_t b = 0; b < n_blocks; b++, kt += head_dim * QR_KEY_BLOCK) {
-        for (size_t r0 = 0; r0 < Q_ROWS; r0 += ROWS) {
+    float *qt = query;
+    for (size_t d = 0; d < head_dim; d++) qt[d * Q_ROWS + i] = q[d];
+}
+
+static void scores(float *s, const void *query, const void *keys, size_t n_keys, size_t head_dim, size_t n_rows)
+{
+    const float *qt = query, *kt = keys;
+    for (size_t b = 0; b * QR_KEY_BLOCK < n_keys; b++, kt += head_dim * QR_KEY_BLOCK) {
+        for (size_t r0 = 0; r0 < n_rows; r0 += ROWS) {
             vf acc[ROWS][VPB];
             for (int r = 0; r < ROWS; r++)
                 for (int j = 0; j < VPB; j++) acc[r][j] = v_set1(0);
@@ -106,16 +116,19 @@ static void attend_scores(float *s, const float *qt, const float *kt, size_t n_b
                 }
             }
             for (int r = 0; r < ROWS; r++)
-                for (int j = 0; j < VPB; j++) v_store(s + (r0 + (size_t) r) * KEY_RUN + b * QR_KEY_BLOCK + (size_t) j * VN, acc[r][j]);
+                for (int j = 0; j < VPB; j++)
+                    v_store(s + (r0 + (size_t) r) * QR_ATTEND_RUN + b * QR_KEY_BLOCK + (size_t) j * VN, acc[r][j]);
         }
     }
 }
 
-/* acc[row][v_stride] += p[row][KEY_RUN] . v for n_keys keys. Rows that do not see a key have p = 0 there: adding 0 * v leaves their sums
- * bit for bit as they are, since all v are real values of the same sequence. */
-static void attend_values(float *acc, const float *p, const float *v, size_t n_keys, size_t v_stride)
+/* Rows that do not see a key have p = 0 there: adding 0 * v leaves their sums bit for bit as they are, since all v are real values of the
+ * same sequence. */
+static void values(float *acc, const void *weights, const void *elements, size_t n_keys, size_t v_stride, size_t n_rows, void *spare)
 {
-    for (size_t r0 = 0; r0 < Q_ROWS; r0 += ROWS) {
+    (void) spare;
+    const float *p = weights, *v = elements;
+    for (size_t r0 = 0; r0 < n_rows; r0 += ROWS) {
         for (size_t d = 0; d < v_stride; d += QR_KEY_BLOCK) {
             vf sum[ROWS][VPB];
             for (int r = 0; r < ROWS; r++)
@@ -124,7 +137,7 @@ static void attend_values(float *acc, const float *p, const float *v, size_t n_k
                 vf x[VPB];
                 for (int j = 0; j < VPB; j++) x[j] = v_load(v + k * v_stride + d + (size_t) j * VN);
                 for (int r = 0; r < ROWS; r++) {
-                    vf w = v_set1(p[(r0 + (size_t) r) * KEY_RUN + k]);
+                    vf w = v_set1(p[(r0 + (size_t) r) * QR_ATTEND_RUN + k]);
                     for (int j = 0; j < VPB; j++) sum[r][j] = v_fma(w, x[j], sum[r][j]);
                 }
             }
@@ -134,79 +147,33 @@ static void attend_values(float *acc, const float *p, const float *v, size_t n_k
     }
 }
 
-/* One run of keys of the online softmax (arXiv:1805.02867) for one row: s becomes e^(s - max), acc is rescaled to the new maximum.
- * `visible` keys of n count; every row sees a key in its first run, so max is finite from then on. */
-static void attend_softmax(float *s, size_t n, size_t visible, float *max, float *sum, float *acc, size_t v_stride)
+/* One run of the online softmax (arXiv:1805.02867) for one row. Every row sees a key in its first run, so max is finite from then on. */
+static void softmax(void *weights, const float *s, size_t n, size_t visible, float scale, float *max, float *sum, float *acc,
+                    size_t v_stride)
 {
-    if (visible == 0) { /* nothing new for this row: its weights in this run are zeros */
-        for (size_t i = 0; i < n; i += VN) v_store(s + i, v_set1(0));
+    float *p = weights;
+    if (visible == 0) { /* nothing new for this row */
+        memset(p, 0, n * sizeof *p);
         return;
     }
-    vf m = v_set1(-INFINITY);
-    for (size_t i = 0; i < n; i += VN) {
-        vf x = v_mask_from(v_load(s + i), visible, i);
-        v_store(s + i, x);
-        m = v_max(m, x);
-    }
+    vf m = v_set1(*max);
+    for (size_t i = 0; i < n; i += VN) m = v_max(m, v_mask_from(v_load(s + i), visible, i));
     float new_max = v_hmax(m);
-    if (*max > new_max) new_max = *max;
-    vf shift = v_set1(new_max), total = v_set1(0);
+    vf factor = v_set1(scale), shift = v_set1(new_max), total = v_set1(0);
     for (size_t i = 0; i < n; i += VN) {
-        vf e = v_exp(v_sub(v_load(s + i), shift));
+        vf e = v_exp(v_mul(v_sub(v_load(s + i), shift), factor));
         if (i + VN > visible) e = v_max(v_mask_from(e, visible, i), v_set1(0)); /* masked keys: exactly 0 */
-        v_store(s + i, e);
+        v_store(p + i, e);
         total = v_add(total, e);
     }
-    float rescale = *sum > 0 ? expf(*max - new_max) : 0;
+    float rescale = *sum > 0 ? expf((*max - new_max) * scale) : 0;
     *sum = *sum * rescale + v_hsum(total);
     if (*max < new_max)
         for (size_t d = 0; d < v_stride; d += VN) v_store(acc + d, v_mul(v_load(acc + d), v_set1(rescale)));
     *max = new_max;
 }
 
-static void attend(const qr_attend *a)
-{
-    size_t hd = a->head_dim, vs = a->v_stride, n_vectors = a->n_rows * a->n_group;
-    float *qt = a->scratch, *s = qt + Q_ROWS * vs, *acc = s + Q_ROWS * KEY_RUN;
-    for (size_t first = 0; first < n_vectors; first += Q_ROWS) {
-        size_t n = n_vectors - first < Q_ROWS ? n_vectors - first : Q_ROWS;
-        float max[Q_ROWS], sum[Q_ROWS];
-        for (size_t i = 0; i < Q_ROWS; i++) {
-            size_t vector = first + (i < n ? i : n - 1); /* missing rows repeat the last one: same work, nothing undefined */
-            const float *q = a->q + vector / a->n_group * a->q_stride + vector % a->n_group * hd;
-            for (size_t d = 0; d < hd; d++) qt[d * Q_ROWS + i] = q[d] * a->scale;
-            max[i] = -INFINITY;
-            sum[i] = 0;
-        }
-        memset(acc, 0, Q_ROWS * vs * sizeof *acc);
-        size_t last_row = (first + n - 1) / a->n_group;
-        const qr_kv *parts[2] = {&a->prefix, &a->own};
-        for (int part = 0; part < 2; part++) {
-            const qr_kv *kv = parts[part];
-            const float *kt = kv->kt, *v = kv->v;
-            size_t keys = part == 0 ? kv->n_keys : a->first_pos + last_row + 1; /* keys that the last row sees */
-            for (size_t k0 = 0; k0 < keys; k0 += KEY_RUN) {
-                size_t run = keys - k0 < KEY_RUN ? keys - k0 : KEY_RUN;
-                size_t blocks = (run + QR_KEY_BLOCK - 1) / QR_KEY_BLOCK;
-                attend_scores(s, qt, kt + k0 * hd, blocks, hd);
-                for (size_t i = 0; i < Q_ROWS; i++) {
-                    size_t row = (first + (i < n ? i : n - 1)) / a->n_group;
-                    size_t sees = part == 0 ? keys : a->first_pos + row + 1;
-                    size_t visible = sees <= k0 ? 0 : sees - k0 < run ? sees - k0 : run;
-                    attend_softmax(s + i * KEY_RUN, blocks * QR_KEY_BLOCK, visible, &max[i], &sum[i], acc + i * vs, vs);
-                }
-                attend_values(acc, s, v + k0 * vs, run, vs);
-            }
-        }
-        for (size_t i = 0; i < n; i++) {
-            qr_row to = qr_row_at(&a->out, a->out_row + (first + i) / a->n_group);
-            size_t column = a->out_column + (first + i) % a->n_group * hd;
-            vf inv = v_set1(1.0f / sum[i]);
-            for (size_t d = 0; d < hd; d += VN)
-                v_store_row(to, column + d, v_mul(v_load(acc + i * vs + d), inv), hd - d < VN ? hd - d : VN);
-        }
-    }
-}
+#include "cpu/attend_impl.h"
 
 /* ---- conversions and the portable GEMM ---------------------------------------------------------------------------------------- */
 

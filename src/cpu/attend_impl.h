@@ -1,0 +1,60 @@
+/* Attention over one KV head in runs of keys, with an online softmax: what kernels.h promises, written once for what multiplies and for the
+ * type of K, V and the weights. An including file defines, over the vectors of kernels_impl.h,
+ *   begin(), end()                                       around all of it
+ *   load_query(q, i, from, head_dim)                     takes vector i of up to Q_ROWS, in the order that `scores` wants
+ *   scores(s, q, kt, n_keys, head_dim, n_rows)           s [n_rows][KEY_RUN] = q . k; past n_keys anything may come out
+ *   softmax(p, s, n, visible, scale, &max, &sum, acc, v_stride)
+ *                                                        one row, one run: p = e^(scale * (s - max)) for the visible ones of n scores, else
+ *                                                        0; adds to the sum; a new maximum rescales it and acc
+ *   values(acc, p, v, n_keys, v_stride, n_rows, spare)   acc [n_rows][v_stride] += p [n_rows][KEY_RUN] . v; past n_keys p is 0, but what
+ *                                                        stands there in v is nobody's and could be an infinity
+ * and ELEMENT_BYTES (of K, V and p), ROWS (n_rows is a multiple of it), Q_ROWS (vectors treated together), KEY_STEP (p is filled up to a
+ * multiple of it). Sums must take the same steps for every row, and the limits of runs depend on the key's index only: a row's rounding
+ * does not depend on its neighbours. */
+enum { KEY_RUN = QR_ATTEND_RUN };
+_Static_assert((int) Q_ROWS <= (int) QR_ATTEND_ROWS && (int) Q_ROWS % (int) ROWS == 0 && (int) KEY_RUN % (int) KEY_STEP == 0,
+               "whole groups of rows and keys, within the scratch");
+
+static void attend(const qr_attend *a)
+{
+    size_t hd = a->head_dim, vs = a->v_stride, n_vectors = a->n_rows * a->n_group;
+    float *acc = a->scratch, *s = acc + Q_ROWS * vs, *p = s + Q_ROWS * KEY_RUN, *q = p + Q_ROWS * KEY_RUN, *spare = q + Q_ROWS * vs;
+    begin();
+    for (size_t first = 0; first < n_vectors; first += Q_ROWS) {
+        size_t n = n_vectors - first < Q_ROWS ? n_vectors - first : Q_ROWS, padded = (n + ROWS - 1) / ROWS * ROWS;
+        float max[Q_ROWS], sum[Q_ROWS];
+        for (size_t i = 0; i < padded; i++) {
+            size_t vector = first + (i < n ? i : n - 1); /* missing rows repeat the last one: same work, nothing undefined */
+            load_query(q, i, a->q + vector / a->n_group * a->q_stride + vector % a->n_group * hd, hd);
+            max[i] = -INFINITY;
+            sum[i] = 0;
+        }
+        memset(acc, 0, padded * vs * sizeof *acc);
+        size_t last_row = (first + n - 1) / a->n_group;
+        const qr_kv *parts[2] = {&a->prefix, &a->own};
+        for (int part = 0; part < 2; part++) {
+            const unsigned char *kt = parts[part]->kt, *v = parts[part]->v;
+            size_t keys = part == 0 ? parts[part]->n_keys : a->first_pos + last_row + 1; /* keys that the last row sees */
+            for (size_t k0 = 0; k0 < keys; k0 += KEY_RUN) {
+                size_t run = keys - k0 < KEY_RUN ? keys - k0 : KEY_RUN, filled = (run + KEY_STEP - 1) / KEY_STEP * KEY_STEP;
+                scores(s, q, kt + k0 * hd * ELEMENT_BYTES, run, hd, padded);
+                for (size_t i = 0; i < padded; i++) {
+                    size_t row = (first + (i < n ? i : n - 1)) / a->n_group;
+                    size_t sees = part == 0 ? keys : a->first_pos + row + 1;
+                    size_t visible = sees <= k0 ? 0 : sees - k0 < run ? sees - k0 : run;
+                    softmax((unsigned char *) p + i * KEY_RUN * ELEMENT_BYTES, s + i * KEY_RUN, filled, visible, a->scale, &max[i], &sum[i],
+                            acc + i * vs, vs);
+                }
+                values(acc, p, v + k0 * vs * ELEMENT_BYTES, run, vs, padded, spare);
+            }
+        }
+        for (size_t i = 0; i < n; i++) {
+            qr_row to = qr_row_at(&a->out, a->out_row + (first + i) / a->n_group);
+            size_t column = a->out_column + (first + i) % a->n_group * hd;
+            vf inv = v_set1(1.0f / sum[i]);
+            for (size_t d = 0; d < hd; d += VN)
+                v_store_row(to, column + d, v_mul(v_load(acc + i * vs + d), inv), hd - d < VN ? hd - d : VN);
+        }
+    }
+    end();
+}
