@@ -19,6 +19,8 @@ struct qr_backend {
     size_t max_seqs;
     int threads;
     const char *dtype;
+    const uint32_t *first_ids; /* [n_first_ids], as in the configuration */
+    size_t n_first_ids;
     size_t planned_bytes;
     qr_backend_stats stats;
 };
@@ -82,6 +84,8 @@ static qr_status cpu_open(qr_backend **out, const qr_backend_cfg *cfg, qr_error 
     b->dtype = bf16 ? "bf16" : "f32";
     if (want_bf16 && !bf16 && cfg->log != NULL)
         cfg->log(cfg->log_arg, QR_LOG_WARN, "cpu: no native bf16 on this processor, computing in f32 (16-bit weights stay 16-bit)");
+    b->first_ids = cfg->first_ids;
+    b->n_first_ids = cfg->n_first_ids;
     b->max_seqs = max_tokens;
     b->seqs = qr_calloc(b->max_seqs, sizeof *b->seqs);
     b->filling = qr_calloc(b->max_seqs, sizeof(qr_prefix_kv *));
@@ -167,14 +171,27 @@ static qr_status cpu_score(qr_backend *b, const qr_batch *batch, qr_logits *out,
     return status;
 }
 
-/* Touches the weights, compiles nothing more, and brings the threads up. */
+/* Touches the weights, brings the threads up, and computes what the prompts of nearly all requests begin with, to keep it for good. */
 static qr_status cpu_warm_up(qr_backend *b, qr_error *err)
 {
     static const uint32_t ids[QR_TILE_ROWS_SMALL] = {0};
+    size_t n_ids = QR_TILE_ROWS_SMALL < b->model.n_positions ? QR_TILE_ROWS_SMALL : b->model.n_positions, n_seqs = 0;
     qr_logits ignored;
-    qr_fwd_seq seq = {ids, QR_TILE_ROWS_SMALL < b->model.n_positions ? QR_TILE_ROWS_SMALL : b->model.n_positions, NULL, NULL, &ignored};
-    qr_status status = qr_forward_run(b->forward, &seq, 1, NULL, err);
+    qr_prefix_kv *first = NULL;
+    if (b->n_first_ids > 0 && b->n_first_ids + n_ids <= b->model.n_positions) {
+        qr_status status = qr_prefix_cache_get(&b->cache, b->first_ids, b->n_first_ids, &first, err);
+        if (status != QR_OK) return status;
+        if (!first->valid)
+            b->seqs[n_seqs++] = (qr_fwd_seq){b->first_ids + first->n_ready, b->n_first_ids - first->n_ready, NULL, first, NULL};
+    }
+    b->seqs[n_seqs++] = (qr_fwd_seq){ids, n_ids, first, NULL, &ignored};
+    qr_status status = qr_forward_run(b->forward, b->seqs, n_seqs, NULL, err);
     qr_forward_clear_stages(b->forward); /* nobody's request */
+    if (first != NULL && status == QR_OK) {
+        first->n_ready = first->n_keys;
+        first->valid = first->kept = 1;
+    }
+    qr_prefix_cache_trim(&b->cache);
     return status;
 }
 

@@ -93,10 +93,14 @@ void qr_prefix_cache_trim(qr_prefix_cache *cache)
         if ((*at)->valid) at = &(*at)->next;
         else drop(cache, at);
     }
-    while (cache->bytes > cache->limit_bytes && cache->entries != NULL && cache->entries->next != NULL) {
-        qr_prefix_kv **oldest = &cache->entries;
-        for (qr_prefix_kv **at = &cache->entries; *at != NULL; at = &(*at)->next)
-            if ((*at)->last_use < (*oldest)->last_use) oldest = at;
+    while (cache->bytes > cache->limit_bytes) {
+        qr_prefix_kv **oldest = NULL, **latest = NULL;
+        for (qr_prefix_kv **at = &cache->entries; *at != NULL; at = &(*at)->next) {
+            if ((*at)->kept) continue;
+            if (oldest == NULL || (*at)->last_use < (*oldest)->last_use) oldest = at;
+            if (latest == NULL || (*at)->last_use > (*latest)->last_use) latest = at;
+        }
+        if (oldest == latest) return;
         drop(cache, oldest);
     }
 }

@@ -12,6 +12,7 @@ typedef struct qr_prefix_kv {
     unsigned char *kt, *v; /* [n_layers][kt_size or v_size * n_slots]; order within a layer as in forward.c */
     size_t n_ready;        /* keys that are there: taken over, and after the pass all */
     int valid;             /* n_ready is n_keys; 0 while a pass is to fill it */
+    int kept;              /* never dropped */
     uint32_t *ids;         /* [n_keys] */
     uint64_t hash, last_use;
     size_t bytes;
@@ -30,7 +31,8 @@ typedef struct qr_prefix_cache {
 qr_status qr_prefix_cache_get(qr_prefix_cache *cache, const uint32_t *ids, size_t n_ids, qr_prefix_kv **out, qr_error *err);
 /* Lets a new entry take over what others have of it; qr_prefix_cache_get has done so with those that were valid then. */
 void qr_prefix_cache_take_over(const qr_prefix_cache *cache, qr_prefix_kv *entry);
-/* Drops entries that were never filled, then the least recently used ones until the bound holds; the latest always stays. */
+/* Drops entries that were never filled, then the least recently used ones until the bound holds; the latest always stays, and so do the
+ * kept ones. */
 void qr_prefix_cache_trim(qr_prefix_cache *cache);
 void qr_prefix_cache_deinit(qr_prefix_cache *cache);
 

@@ -123,7 +123,9 @@ typedef struct qr_backend_cfg {
     size_t memory_limit;                        /* bytes that may be planned for; 0: what is free; QR_SIZE_NONE: any */
     qr_log_fn log;                              /* or NULL */
     void *log_arg;
-    const qr_sample *sample; /* for backends without needs_model; borrowed until close */
+    const qr_sample *sample;   /* for backends without needs_model; borrowed until close */
+    const uint32_t *first_ids; /* [n_first_ids], what every prompt with the default instruction begins with; borrowed until close */
+    size_t n_first_ids;
 } qr_backend_cfg;
 
 typedef struct qr_backend_info {

@@ -28,6 +28,7 @@ struct qr_engine {
     const qr_backend_ops *ops;
     qr_backend_cfg cfg;
     qr_sample_store sample;
+    qr_ids first_ids;      /* what cfg.first_ids points to */
     char *place[N_PLACES]; /* what cfg.place points to */
     char **urls;           /* [cfg.place.vllm.n_urls] */
     qr_scheduler *scheduler;
@@ -128,12 +129,38 @@ static qr_status open_parts(qr_engine *e, const qr_backend_ops *ops, const qr_op
     return status;
 }
 
+/* What two prompts have in common whose queries have nothing in common. None if prompts do not fit at all, which is a caller's error later.
+ */
+static qr_status find_first_ids(qr_engine *e, qr_error *err)
+{
+    static const qr_text queries[2] = {{"a", 1}, {"7", 1}}, no_text = {"", 0};
+    qr_prompt_ids prompts[2] = {0};
+    qr_status status = QR_OK;
+    for (size_t i = 0; i < 2 && status == QR_OK; i++) {
+        qr_query query = {.query = queries[i], .documents = &no_text, .n_documents = 1};
+        status = qr_prompt_build(e->prompt, &query, e->cfg.max_length, &prompts[i], err);
+    }
+    const qr_ids *a = &prompts[0].ids, *b = &prompts[1].ids;
+    size_t n = 0;
+    while (status == QR_OK && n < prompts[0].n_shared && n < prompts[1].n_shared && a->id[n] == b->id[n]) n++;
+    if (n > 0) {
+        e->first_ids = prompts[0].ids;
+        prompts[0].ids = (qr_ids){0};
+        e->cfg.first_ids = e->first_ids.id;
+        e->cfg.n_first_ids = n;
+    }
+    for (size_t i = 0; i < 2; i++) qr_prompt_ids_deinit(&prompts[i]);
+    return status == QR_E_TOO_LONG ? QR_OK : status;
+}
+
 static qr_status start_scheduler(qr_engine *e, const qr_options *o, qr_error *err)
 {
-    if (e->ops->needs_model) e->cfg.model = &e->model;
-    else {
-        qr_status status = qr_sample_make(&e->sample, e->tokenizer, e->prompt, e->cfg.max_length, err);
-        if (status != QR_OK) return status;
+    qr_status status;
+    if (e->ops->needs_model) {
+        if ((status = find_first_ids(e, err)) != QR_OK) return status;
+        e->cfg.model = &e->model;
+    } else {
+        if ((status = qr_sample_make(&e->sample, e->tokenizer, e->prompt, e->cfg.max_length, err)) != QR_OK) return status;
         e->cfg.sample = &e->sample.sample;
     }
     e->cfg.model_dir = e->model_dir;
@@ -205,6 +232,7 @@ void qr_engine_close(qr_engine *e)
     for (size_t i = 0; e->urls != NULL && i < e->cfg.place.vllm.n_urls; i++) qr_free(e->urls[i]);
     qr_free(e->urls);
     qr_sample_deinit(&e->sample);
+    qr_ids_deinit(&e->first_ids);
     qr_free(e);
 }
 

@@ -271,6 +271,44 @@ static void check_common_beginnings(const char *checkpoint, qr_dtype dtype)
     close_fixture(&f);
 }
 
+/* What prompts begin with is computed by the warm-up and stays, however many other prefixes come by. */
+static void test_first_ids(void **state)
+{
+    (void) state;
+    enum { N = 80, PREFIX = 50, FIRST = 20, OTHERS = 40 };
+    fixture f = open_fixture("micro-1");
+    uint32_t ids[N], other[N];
+    for (size_t i = 0; i < N; i++) ids[i] = (uint32_t) (i * 37 % 5000);
+    qr_backend_cfg cfg = {.model = &f.model,
+                          .yes_id = YES,
+                          .no_id = NO,
+                          .max_length = 1024,
+                          .max_batch_tokens = 512,
+                          .prefix_cache_bytes = 1,
+                          .first_ids = ids,
+                          .n_first_ids = FIRST};
+    qr_backend *kept, *fresh = open_backend(&f, QR_DTYPE_AUTO, 2, 1024, 512, 0);
+    qr_error err = {0};
+    assert_int_equal(qr_backend_cpu.open(&kept, &cfg, &err), QR_OK);
+    assert_int_equal(qr_backend_cpu.warm_up(kept, &err), QR_OK);
+    qr_logits expected = score_one(fresh, ids, PREFIX, N);
+    for (size_t round = 0; round < 2; round++) {
+        qr_backend_stats before, after;
+        qr_backend_cpu.stats(kept, &before);
+        qr_logits found = score_one(kept, ids, PREFIX, N);
+        qr_backend_cpu.stats(kept, &after);
+        assert_memory_equal(&found, &expected, sizeof found);
+        assert_int_equal(after.computed_tokens - before.computed_tokens, N - FIRST);
+        for (size_t o = 0; o < OTHERS; o++) {
+            for (size_t i = 0; i < N; i++) other[i] = ids[i] + 1 + (uint32_t) o;
+            score_one(kept, other, PREFIX, N);
+        }
+    }
+    qr_backend_cpu.close(kept);
+    qr_backend_cpu.close(fresh);
+    close_fixture(&f);
+}
+
 static void test_common_beginnings(void **state)
 {
     (void) state;
@@ -294,10 +332,9 @@ static void test_amx(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_f32_golden),        cmocka_unit_test(test_bf16_golden),
-        cmocka_unit_test(test_independence_f32),  cmocka_unit_test(test_independence_bf16),
-        cmocka_unit_test(test_long_sequences),    cmocka_unit_test(test_cancel_and_reuse),
-        cmocka_unit_test(test_common_beginnings), cmocka_unit_test(test_amx),
+        cmocka_unit_test(test_f32_golden),        cmocka_unit_test(test_bf16_golden),    cmocka_unit_test(test_independence_f32),
+        cmocka_unit_test(test_independence_bf16), cmocka_unit_test(test_long_sequences), cmocka_unit_test(test_cancel_and_reuse),
+        cmocka_unit_test(test_common_beginnings), cmocka_unit_test(test_first_ids),      cmocka_unit_test(test_amx),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
