@@ -62,6 +62,9 @@ static inline void tile_dot_bf16(int c, int a, int b)
 #else
 #include <immintrin.h>
 
+/* gcc 12 does not know that these instructions read memory: it would drop or delay what was stored before. */
+static inline __attribute__((always_inline)) void tiles_memory(void) { __asm__ volatile("" ::: "memory"); }
+
 /* Makes all eight tiles full ones, for this thread, until tiles_end: a thread that holds tiles is dear to switch. */
 static inline void tiles_begin(void)
 {
@@ -74,14 +77,18 @@ static inline void tiles_begin(void)
         config.bytes_per_row[i] = 64;
         config.rows[i] = 16;
     }
-    __asm__ volatile("" ::: "memory"); /* gcc 12 does not know that the next line reads memory, and drops the stores above */
+    tiles_memory();
     _tile_loadconfig(&config);
 }
 
 static inline void tiles_end(void) { _tile_release(); }
 
 #define tile_zero(t) _tile_zero(t)
-#define tile_load(t, from, stride) _tile_loadd(t, from, stride)
+#define tile_load(t, from, stride)                                                                                                         \
+    do {                                                                                                                                   \
+        tiles_memory();                                                                                                                    \
+        _tile_loadd(t, from, stride);                                                                                                      \
+    } while (0)
 #define tile_store(t, to, stride) _tile_stored(t, to, stride)
 #define tile_dot_bf16(c, a, b) _tile_dpbf16ps(c, a, b)
 #endif
