@@ -55,7 +55,8 @@ int qr_gemm_failed(const qr_gemm_lib *lib) { return atomic_load(&lib->failed); }
 qr_attend_fn qr_gemm_lib_attend(const qr_gemm_lib *lib, size_t head_dim)
 {
     if (!lib->bf16) return NULL;
-    return lib->tiled != NULL && head_dim % 32 == 0 ? lib->tiled->attend : qr_attend_bf16;
+    int tiles = lib->tiled != NULL && head_dim % 32 == 0 && qr_attend_agree(lib->tiled->attend, qr_attend_bf16, head_dim);
+    return tiles ? lib->tiled->attend : qr_attend_bf16;
 }
 
 /* Fills n elements of the arithmetic type with small values of many different roundings. */

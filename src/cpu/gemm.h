@@ -57,7 +57,7 @@ void qr_gemm_tile(const qr_gemm *gemm, qr_gemm_lib *lib, int thread, float *c, c
                   size_t rows);
 /* Rows of the tile to use where `left` rows remain; the rows past the end are computed and ignored. */
 size_t qr_gemm_tile_rows(const qr_gemm *gemm, size_t left);
-/* Attention in bf16 on the units that multiply; NULL in f32. */
+/* Attention in bf16, on the units that multiply if it is right there; NULL in f32. */
 qr_attend_fn qr_gemm_lib_attend(const qr_gemm_lib *lib, size_t head_dim);
 /* A product failed (a library error); the output is not valid. Checked once per batch instead of once per tile. */
 int qr_gemm_failed(const qr_gemm_lib *lib);

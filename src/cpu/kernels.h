@@ -74,6 +74,8 @@ typedef void (*qr_attend_fn)(const qr_attend *a);
  * head_dim that is a multiple of 32; where the build lacks that, it is not defined. */
 extern const qr_attend_fn qr_attend_bf16;
 void qr_attend_amx(const qr_attend *a);
+/* 1 if both give the same on a case of some hundred keys in bf16, but for rounding; 0 also where memory is short. */
+int qr_attend_agree(qr_attend_fn one, qr_attend_fn other, size_t head_dim);
 
 typedef struct qr_kernels {
     const char *name;

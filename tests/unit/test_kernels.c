@@ -414,12 +414,31 @@ static void test_attend_amx(void **state)
     check_attend_sizes(emulated_amx->attend, 1, 32);
 }
 
+static void wrong_attend(const qr_attend *a)
+{
+    qr_attend less = *a;
+    less.prefix.n_keys--;
+    qr_attend_bf16(&less);
+}
+
+static void test_attend_agree(void **state)
+{
+    (void) state;
+    if (emulated_amx == NULL || qr_cpu_get()->found < QR_ISA_AVX512_BF16) skip();
+    static const size_t dims[] = {32, 64, 128, 256};
+    for (size_t i = 0; i < sizeof dims / sizeof dims[0]; i++) {
+        assert_true(qr_attend_agree(emulated_amx->attend, qr_attend_bf16, dims[i]));
+        assert_false(qr_attend_agree(wrong_attend, qr_attend_bf16, dims[i]));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rmsnorm),     cmocka_unit_test(test_norm_rope),   cmocka_unit_test(test_swiglu),
-        cmocka_unit_test(test_conversions), cmocka_unit_test(test_add),         cmocka_unit_test(test_gemm),
-        cmocka_unit_test(test_attend),      cmocka_unit_test(test_attend_bf16), cmocka_unit_test(test_attend_amx),
+        cmocka_unit_test(test_rmsnorm),      cmocka_unit_test(test_norm_rope),   cmocka_unit_test(test_swiglu),
+        cmocka_unit_test(test_conversions),  cmocka_unit_test(test_add),         cmocka_unit_test(test_gemm),
+        cmocka_unit_test(test_attend),       cmocka_unit_test(test_attend_bf16), cmocka_unit_test(test_attend_amx),
+        cmocka_unit_test(test_attend_agree),
     };
     return cmocka_run_group_tests(tests, find_variants, NULL);
 }
