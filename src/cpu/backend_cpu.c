@@ -74,7 +74,8 @@ static qr_status cpu_open(qr_backend **out, const qr_backend_cfg *cfg, qr_error 
     *out = NULL;
     if (cfg->dtype > QR_DTYPE_BF16)
         return qr_fail(err, QR_E_UNSUPPORTED, "the cpu backend computes in f32 or bf16, not in %s",
-                       cfg->dtype == QR_DTYPE_INT8 ? "int8" : "f16");
+                       cfg->dtype == QR_DTYPE_INT8 ? "int8: activations of 8 bits move the margins more than bf16 does, by half and more"
+                                                   : "f16");
     qr_backend *b = qr_calloc(1, sizeof *b);
     if (b == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for the CPU backend");
     b->threads = cfg->threads > 0 ? cfg->threads : cpu->n_usable;
