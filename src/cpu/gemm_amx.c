@@ -14,6 +14,8 @@
 #include "base/mem.h"
 #include "cpu/tiles.h"
 
+#include <string.h>
+
 enum { STEPS_PER_BLOCK = 8 }; /* of K: 256 elements; 64 rows of A are 32 KiB, 32 columns of B 16 KiB */
 
 struct qr_gemm_kernel {
@@ -43,13 +45,15 @@ static int amx_pack(qr_gemm_kernel *kernel, int thread, void *packed, const void
     uint16_t *to = packed;
     const uint16_t *from = w;
     for (size_t n0 = 0; n0 < kernel->nb; n0 += 16)
-        for (size_t step = 0; step < kernel->steps; step++)
-            for (size_t pair = 0; pair < QR_LINE / 2; pair++)
-                for (size_t n = 0; n < 16; n++)
-                    for (size_t e = 0; e < 2; e++) {
-                        size_t i = step * QR_LINE + 2 * pair + e;
-                        *to++ = i < kernel->k ? from[(n0 + n) * kernel->k + i] : 0;
-                    }
+        for (size_t i = 0; i < kernel->steps * QR_LINE; i += 2) {
+            size_t there = i >= kernel->k ? 0 : kernel->k - i == 1 ? 1 : 2;
+            for (size_t n = 0; n < 16; n++, to += 2) {
+                uint16_t pair[2] = {0};
+                if (there == 2) memcpy(pair, from + (n0 + n) * kernel->k + i, sizeof pair);
+                else if (there == 1) pair[0] = from[(n0 + n) * kernel->k + i];
+                memcpy(to, pair, sizeof pair);
+            }
+        }
     return 0;
 }
 
