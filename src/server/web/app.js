@@ -768,6 +768,7 @@ async function copy(text) {
 
 for (const button of document.querySelectorAll('[data-copies]'))
     button.addEventListener('click', async () => {
+        writeSnippets(); // what was typed a moment ago may not be in them yet
         const said = await copy($(button.dataset.copies).textContent).then(
             () => 'Copied',
             () => 'Not allowed',
