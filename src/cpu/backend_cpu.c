@@ -93,7 +93,8 @@ static qr_status cpu_open(qr_backend **out, const qr_backend_cfg *cfg, qr_error 
     qr_status status =
         b->seqs == NULL || b->filling == NULL ? qr_fail(err, QR_E_MEMORY, "no memory for %zu sequences", b->max_seqs) : QR_OK;
     if (status == QR_OK) status = check_memory(cfg, bf16, err);
-    if (status == QR_OK) status = qr_gemm_lib_open(&b->lib, bf16, c->head_dim % 16 == 0, b->threads, err);
+    int may_tile = c->head_dim % 16 == 0; /* attention writes heads 16 elements at a time, and none may cross a line of a tile */
+    if (status == QR_OK) status = qr_gemm_lib_open(&b->lib, bf16, may_tile, b->threads, err);
     if (status == QR_OK) status = qr_packed_model_open(&b->model, cfg->model, b->lib, max_tokens, cfg->yes_id, cfg->no_id, err);
     if (status == QR_OK) status = qr_forward_open(&b->forward, &b->model, b->threads, max_tokens, err);
     if (status != QR_OK) {
@@ -116,10 +117,7 @@ static qr_status run_pass(qr_backend *b, size_t n_seqs, size_t n_filling, const 
 {
     qr_status status = qr_forward_run(b->forward, b->seqs, n_seqs, cancel, err);
     if (status != QR_OK) return status;
-    for (size_t i = 0; i < n_filling; i++) {
-        b->filling[i]->valid = 1;
-        b->filling[i]->n_ready = b->filling[i]->n_keys;
-    }
+    for (size_t i = 0; i < n_filling; i++) qr_prefix_kv_filled(b->filling[i]);
     for (size_t i = 0; i < n_seqs; i++) b->stats.computed_tokens += b->seqs[i].n_ids;
     return QR_OK;
 }
@@ -189,8 +187,8 @@ static qr_status cpu_warm_up(qr_backend *b, qr_error *err)
     qr_status status = qr_forward_run(b->forward, b->seqs, n_seqs, NULL, err);
     qr_forward_clear_stages(b->forward); /* nobody's request */
     if (first != NULL && status == QR_OK) {
-        first->n_ready = first->n_keys;
-        first->valid = first->kept = 1;
+        qr_prefix_kv_filled(first);
+        first->kept = 1;
     }
     qr_prefix_cache_trim(&b->cache);
     return status;

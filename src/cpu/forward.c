@@ -22,8 +22,8 @@
 #include <string.h>
 
 enum {
-    /* At 0.6B shapes 1 to 6 MB of activations. By arithmetic, not measured: 512 rows of a layer are 16 GFLOP, tens of milliseconds, while
-     * reading its 31 MB of weights takes about two. */
+    /* At 0.6B shapes 1 to 6 MB of activations; 512 rows of a layer are 16 GFLOP, tens of milliseconds, while reading its 31 MB of weights
+     * takes about two. 1,024 rows made no difference beyond noise (SPEED.md). */
     CHUNK_ROWS = 512,
     ITEM_ROWS = 32,      /* query rows of one attention task: enough to reuse K and V, few enough to balance threads */
     MAX_BLOCKS = 24,     /* of memory */

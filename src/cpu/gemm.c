@@ -50,6 +50,7 @@ qr_rows qr_gemm_lib_rows(const qr_gemm_lib *lib, size_t n)
     int tiled = lib->tiled != NULL;
     return (qr_rows){NULL, tiled ? (n + QR_LINE - 1) / QR_LINE * QR_LINE : n, lib->bf16, tiled};
 }
+
 int qr_gemm_failed(const qr_gemm_lib *lib) { return atomic_load(&lib->failed); }
 
 qr_attend_fn qr_gemm_lib_attend(const qr_gemm_lib *lib, size_t head_dim)
@@ -90,7 +91,8 @@ static double element(const void *x, int bf16, size_t i)
     return (double) f;
 }
 
-/* 1 if c [nb] = a [k] . w [nb][k] but for the rounding of sums in f32. */
+/* 1 if c [nb] = a [k] . w [nb][k] but for the rounding of f32: k products and sums are off by at most k * 2^-24 of their sizes together,
+ * less than one product among some thousands. */
 static int is_product(const float *c, const void *a, const void *w, int bf16, size_t k, size_t nb)
 {
     for (size_t n = 0; n < nb; n++) {
@@ -101,7 +103,7 @@ static int is_product(const float *c, const void *a, const void *w, int bf16, si
             size += x < 0 ? -x : x;
         }
         double off = (double) c[n] - sum;
-        if (!((off < 0 ? -off : off) <= 1e-3 * size)) return 0;
+        if (!((off < 0 ? -off : off) <= (double) (k + 1) * 0x1p-24 * size)) return 0;
     }
     return 1;
 }

@@ -1,7 +1,7 @@
 /* The CPU engine's inner loops, behind one table that is filled once from the processor's features.
  *
- * Every variant is the same source (kernels_impl.h) built for another instruction set. All arithmetic here is f32 on rows that never
- * look at one another, so that a document's score cannot depend on what else is in the batch; variants may differ from one another in
+ * Every variant is the same source (kernels_impl.h) built for another instruction set. All arithmetic of the table is f32, on rows that
+ * never look at one another, so that a document's score cannot depend on what else is in the batch; variants may differ from one another in
  * the last bits.
  */
 #ifndef QR_CPU_KERNELS_H
@@ -17,8 +17,9 @@ enum { QR_KEY_BLOCK = 16 };
 /* Columns of one panel of the portable GEMM; packed weights are [nb / 16][k][16]. */
 enum { QR_PANEL = 16 };
 
-/* Activations that a product will read: f32, or bf16 (rounded to nearest even). In tiles, as AMX loads them without touching more than 1
- * KiB in one piece: [n_rows / 16][width / QR_LINE][16][QR_LINE], so that a row is cut into lines of QR_LINE elements, 16 lines apart. */
+/* Activations that a product will read: f32, or bf16 (rounded to nearest even). In tiles, each of 16 rows and QR_LINE columns and 1 KiB in
+ * one piece, as AMX loads it: [n_rows / 16][width / QR_LINE][16][QR_LINE], so that a row is cut into lines of QR_LINE elements, 16 lines
+ * apart. */
 enum { QR_LINE = 32, QR_TILE = 16 * QR_LINE };
 typedef struct qr_rows {
     void *data;

@@ -52,6 +52,12 @@ void qr_prefix_cache_take_over(const qr_prefix_cache *cache, qr_prefix_kv *to)
     to->valid = to->n_ready == to->n_keys;
 }
 
+void qr_prefix_kv_filled(qr_prefix_kv *entry)
+{
+    entry->n_ready = entry->n_keys;
+    entry->valid = 1;
+}
+
 qr_status qr_prefix_cache_get(qr_prefix_cache *cache, const uint32_t *ids, size_t n_ids, qr_prefix_kv **out, qr_error *err)
 {
     uint64_t hash = hash_ids(ids, n_ids);

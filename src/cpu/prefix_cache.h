@@ -29,6 +29,8 @@ typedef struct qr_prefix_cache {
 
 /* The entry for these ids: found (valid 1), or new and to be filled from n_ready on (valid 0). Stays until qr_prefix_cache_trim. */
 qr_status qr_prefix_cache_get(qr_prefix_cache *cache, const uint32_t *ids, size_t n_ids, qr_prefix_kv **out, qr_error *err);
+/* A pass has computed all that was not ready. */
+void qr_prefix_kv_filled(qr_prefix_kv *entry);
 /* Lets a new entry take over what others have of it; qr_prefix_cache_get has done so with those that were valid then. */
 void qr_prefix_cache_take_over(const qr_prefix_cache *cache, qr_prefix_kv *entry);
 /* Drops entries that were never filled, then the least recently used ones until the bound holds; the latest always stays, and so do the
