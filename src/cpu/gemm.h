@@ -14,7 +14,7 @@
 
 #include "base/error.h"
 #include "cpu/kernels.h"
-#include "model/safetensors.h"
+#include "model/checkpoint.h"
 
 enum { QR_TILE_ROWS = 64, QR_TILE_ROWS_SMALL = 16 };
 

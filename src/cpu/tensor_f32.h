@@ -2,7 +2,7 @@
 #ifndef QR_CPU_TENSOR_F32_H
 #define QR_CPU_TENSOR_F32_H
 
-#include "model/safetensors.h"
+#include "model/checkpoint.h"
 
 /* to [n] = elements [first, first + n) of an F32, F16 or BF16 tensor, exact; of an I8 matrix with scales, each product rounded once; or of
  * a matrix in MLX's affine form, products exact where the scales are 16-bit, the sum rounded once. */

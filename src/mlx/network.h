@@ -29,7 +29,7 @@ struct Failure {
     std::string message;
 };
 
-// Weights [rows, cols], dense or in MLX's affine form (safetensors.h), which stays packed.
+// Weights [rows, cols], dense or in MLX's affine form (tensor.h), which stays packed.
 struct Matrix {
     mx::array weight;                        // [rows, cols], or uint32 [rows, cols * bits / 32]
     std::optional<mx::array> scales, biases; // [rows, cols / group] if packed, of the type that products are computed in

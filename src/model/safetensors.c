@@ -26,21 +26,8 @@ enum {
     MAX_TENSORS = 1 << 20,  /* the largest published models have some 100,000 */
     MAX_SHARDS = 1 << 12,   /* each takes a mapping of the process's 65,530 */
     LENGTH_BYTES = 8,
+    N_TYPES = QR_T_F8_E8M0 + 1, /* those after it are other formats' */
 };
-
-static const struct {
-    const char *name;
-    size_t size;
-} types[] = {
-    [QR_T_F64] = {"F64", 8},   [QR_T_F32] = {"F32", 4},         [QR_T_F16] = {"F16", 2},         [QR_T_BF16] = {"BF16", 2},
-    [QR_T_I64] = {"I64", 8},   [QR_T_I32] = {"I32", 4},         [QR_T_I16] = {"I16", 2},         [QR_T_I8] = {"I8", 1},
-    [QR_T_U64] = {"U64", 8},   [QR_T_U32] = {"U32", 4},         [QR_T_U16] = {"U16", 2},         [QR_T_U8] = {"U8", 1},
-    [QR_T_BOOL] = {"BOOL", 1}, [QR_T_F8_E4M3] = {"F8_E4M3", 1}, [QR_T_F8_E5M2] = {"F8_E5M2", 1}, [QR_T_F8_E8M0] = {"F8_E8M0", 1},
-};
-enum { N_TYPES = sizeof types / sizeof types[0] };
-
-const char *qr_tensor_type_name(qr_tensor_type type) { return types[type].name; }
-size_t qr_tensor_type_size(qr_tensor_type type) { return types[type].size; }
 
 /* A non-negative integer; JSON reals are refused, even 1.0, as the reference does. */
 static int to_size(const json_t *value, size_t *out)
@@ -59,7 +46,7 @@ static qr_status read_tensor(qr_tensor *t, const json_t *entry, const unsigned c
 
     if (!json_is_string(dtype)) return qr_fail(err, QR_E_FORMAT, "dtype: expected a string, found %s", qr_json_label(dtype).text);
     int type = 0;
-    while (type < N_TYPES && strcmp(types[type].name, json_string_value(dtype)) != 0) type++;
+    while (type < N_TYPES && strcmp(qr_tensor_type_name((qr_tensor_type) type), json_string_value(dtype)) != 0) type++;
     if (type == N_TYPES) return qr_fail(err, QR_E_UNSUPPORTED, "dtype: expected one such as BF16, found %s", qr_json_label(dtype).text);
     t->type = (qr_tensor_type) type;
 
@@ -76,8 +63,8 @@ static qr_status read_tensor(qr_tensor *t, const json_t *entry, const unsigned c
         if (__builtin_mul_overflow(t->n_elements, t->dims[i], &t->n_elements))
             return qr_fail(err, QR_E_FORMAT, "shape[%d]: the number of elements overflows 64 bits at %zu", i, t->dims[i]);
     }
-    if (__builtin_mul_overflow(t->n_elements, types[type].size, &t->n_bytes))
-        return qr_fail(err, QR_E_FORMAT, "shape: %zu elements of %s overflow 64 bits", t->n_elements, types[type].name);
+    if (__builtin_mul_overflow(t->n_elements, qr_tensor_type_size(t->type), &t->n_bytes))
+        return qr_fail(err, QR_E_FORMAT, "shape: %zu elements of %s overflow 64 bits", t->n_elements, qr_tensor_type_name(t->type));
 
     size_t begin, end;
     if (json_array_size(offsets) != 2 || !to_size(json_array_get(offsets, 0), &begin) || !to_size(json_array_get(offsets, 1), &end))
@@ -88,12 +75,10 @@ static qr_status read_tensor(qr_tensor *t, const json_t *entry, const unsigned c
                        data_bytes, begin, end);
     if (end - begin != t->n_bytes)
         return qr_fail(err, QR_E_FORMAT, "data_offsets: expected %zu bytes for %zu elements of %s, found %zu in [%zu, %zu]", t->n_bytes,
-                       t->n_elements, types[type].name, end - begin, begin, end);
+                       t->n_elements, qr_tensor_type_name(t->type), end - begin, begin, end);
     t->data = data + begin;
     return QR_OK;
 }
-
-static int by_name(const void *a, const void *b) { return strcmp(((const qr_tensor *) a)->name, ((const qr_tensor *) b)->name); }
 
 static int by_data(const void *a, const void *b)
 {
@@ -221,14 +206,7 @@ static qr_status read_shards(qr_checkpoint *ckpt, const char *dir, const char *c
         if (status == QR_OK) status = read_shard(ckpt, i, &capacity, err);
         if (status != QR_OK) return status;
     }
-    qsort(ckpt->tensors, ckpt->n_tensors, sizeof *ckpt->tensors, by_name);
-    for (size_t i = 1; i < ckpt->n_tensors; i++) {
-        const qr_tensor *a = &ckpt->tensors[i - 1], *b = &ckpt->tensors[i];
-        if (strcmp(a->name, b->name) == 0)
-            return qr_fail(err, QR_E_FORMAT, "%s: tensor \"%s\": expected in one shard, found in %s and %s", dir, qr_label_of(a->name).text,
-                           names[a->shard], names[b->shard]);
-    }
-    return QR_OK;
+    return qr_checkpoint_sort(ckpt, err);
 }
 
 static int by_text(const void *a, const void *b) { return strcmp(*(const char *const *) a, *(const char *const *) b); }
@@ -321,33 +299,7 @@ qr_status qr_checkpoint_open_memory(qr_checkpoint *ckpt, const void *data, size_
     }
     if (ckpt->shards == NULL || ckpt->shards[0].path == NULL) qr_fail(err, status, "%s: no memory for a checkpoint", name);
     else status = read_shard(ckpt, 0, &capacity, err);
-    if (status == QR_OK) qsort(ckpt->tensors, ckpt->n_tensors, sizeof *ckpt->tensors, by_name);
-    else qr_checkpoint_close(ckpt);
+    if (status == QR_OK) status = qr_checkpoint_sort(ckpt, err);
+    if (status != QR_OK) qr_checkpoint_close(ckpt);
     return status;
-}
-
-void qr_checkpoint_close(qr_checkpoint *ckpt)
-{
-    if (ckpt == NULL) return;
-    for (size_t i = 0; i < ckpt->n_shards; i++) {
-        qr_file_close(&ckpt->shards[i].file);
-        qr_free(ckpt->shards[i].names);
-        qr_free(ckpt->shards[i].path);
-    }
-    qr_free(ckpt->shards);
-    qr_free(ckpt->tensors);
-    *ckpt = (qr_checkpoint){0};
-}
-
-const qr_tensor *qr_checkpoint_find(const qr_checkpoint *ckpt, const char *name)
-{
-    if (ckpt->n_tensors == 0) return NULL;
-    return bsearch(&(qr_tensor){.name = name}, ckpt->tensors, ckpt->n_tensors, sizeof *ckpt->tensors, by_name);
-}
-
-void qr_checkpoint_release(const qr_checkpoint *ckpt, const qr_tensor *tensor)
-{
-    if (tensor->shard < 0) return;
-    const qr_file *file = &ckpt->shards[tensor->shard].file;
-    qr_file_release(file, (size_t) (tensor->data - file->data), tensor->n_bytes);
 }

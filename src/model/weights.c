@@ -4,6 +4,7 @@
 
 #include "base/mem.h"
 #include "model/builtin.h"
+#include "model/safetensors.h"
 
 #include <stddef.h>
 #include <stdio.h>

@@ -2,11 +2,11 @@
 #ifndef QR_MODEL_WEIGHTS_H
 #define QR_MODEL_WEIGHTS_H
 
+#include "model/checkpoint.h"
 #include "model/config.h"
-#include "model/safetensors.h"
 
 /* Shapes are [out, in] as stored; q = n_heads * head_dim, kv = n_kv_heads * head_dim. Types are F32, F16 or BF16, possibly mixed; matrices
- * may also be quantised as config.quantization says, and then have `scales` (safetensors.h). */
+ * may also be quantised as config.quantization says, and then have `scales` (tensor.h). */
 typedef struct qr_layer_weights {
     const qr_tensor *input_norm;               /* [hidden] */
     const qr_tensor *q_proj, *k_proj, *v_proj; /* [q, hidden], [kv, hidden], [kv, hidden] */
