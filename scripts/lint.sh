@@ -23,6 +23,7 @@ format-check)
 tidy)
     # Only files of this build: the compilation database holds no flags for the others.
     git ls-files -co --exclude-standard 'src/*.c' 'tools/*.c' 'bench/*.c' 'tests/unit/*.c' |
+        while read -r file; do if grep -qF "/$file\"" build/compile_commands.json; then echo "$file"; fi; done |
         xargs -n 4 -P "$(getconf _NPROCESSORS_ONLN)" clang-tidy --quiet -p build 2> >(grep -vE '^[0-9]+ warnings? (generated|treated)|^Suppressed|^Use -header' >&2)
     echo "clang-tidy: no finding"
     ;;
