@@ -22,9 +22,9 @@
 #include <string.h>
 
 enum {
-    /* At 0.6B shapes 1 to 6 MB of activations; 512 rows of a layer are 16 GFLOP, tens of milliseconds, while reading its 31 MB of weights
-     * takes about two. 1,024 rows made no difference beyond noise (SPEED.md). */
-    CHUNK_ROWS = 512,
+    /* At 0.6B shapes 2 to 8 MB of activations of each kind; a layer's 31 MB of weights come from memory once per chunk, which 512 rows hide
+     * less well where the units are fast (2 % on a Zen 5, SPEED.md), and 2,048 no better. */
+    CHUNK_ROWS = 1024,
     ITEM_ROWS = 32,      /* query rows of one attention task: enough to reuse K and V, few enough to balance threads */
     MAX_BLOCKS = 24,     /* of memory */
     MAX_HEAD_DIM = 1024, /* the largest that config.c lets through */
