@@ -59,14 +59,14 @@ typedef struct layer_cost {
     double all_s, kv_s, all_ops, kv_ops;
 } layer_cost;
 
-static layer_cost measure_layer(const qr_config *c, int bf16, int threads)
+static layer_cost measure_layer(const qr_config *c, qr_gemm_type type, int threads)
 {
     size_t q = c->n_heads * c->head_dim, kv = 2 * c->n_kv_heads * c->head_dim;
     size_t shapes[][2] = {{c->hidden, kv}, {c->hidden, q}, {q, c->hidden}, {c->hidden, 2 * c->inter}, {c->inter, c->hidden}};
     layer_cost cost = {0};
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
         double ops = 2.0 * (double) shapes[i][0] * (double) shapes[i][1];
-        double rate = qr_gemm_library_rate(bf16, RATE_ROWS, shapes[i][0], shapes[i][1], threads) * 1e9;
+        double rate = qr_gemm_library_rate(type, RATE_ROWS, shapes[i][0], shapes[i][1], threads) * 1e9;
         double s = rate > 0 ? ops / rate : 0;
         cost.all_s += s;
         cost.all_ops += ops;
@@ -238,16 +238,16 @@ static const char *csv_path(const char *path, const char *device)
 }
 
 static const char usage[] =
-    "usage: bench --model DIR [--backend NAME] [--device D] [--torch-dir DIR] [--plugin-dir DIR] [--dtype f32|bf16|f16]\n"
+    "usage: bench --model DIR [--backend NAME] [--device D] [--torch-dir DIR] [--plugin-dir DIR] [--dtype f32|bf16|f16|int8]\n"
     "             [--threads N] [--batch-tokens N] [--repeat N] [--csv FILE or FOLDER/] WORKLOAD.json...\n";
 
 static qr_dtype parse_dtype(const char *word)
 {
-    static const char *const words[] = {"f32", "bf16", "f16"};
-    static const qr_dtype types[] = {QR_DTYPE_F32, QR_DTYPE_BF16, QR_DTYPE_F16};
+    static const char *const words[] = {"f32", "bf16", "f16", "int8"};
+    static const qr_dtype types[] = {QR_DTYPE_F32, QR_DTYPE_BF16, QR_DTYPE_F16, QR_DTYPE_INT8};
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
         if (strcmp(word, words[i]) == 0) return types[i];
-    die("--dtype", "expected f32, bf16 or f16");
+    die("--dtype", "expected f32, bf16, f16 or int8");
     return QR_DTYPE_AUTO;
 }
 
@@ -287,9 +287,10 @@ int main(int argc, char **argv)
     snprintf(path, sizeof path, "%s/config.json", o.model);
     if (qr_config_read(&config, path, &err) != QR_OK || qr_engine_open(&engine, &o, &err) != QR_OK) die("open", err.msg);
     qr_engine_info(engine, &info);
-    int threads = o.threads > 0 ? o.threads : qr_cpu_get()->n_usable, bf16 = strcmp(info.dtype, "bf16") == 0;
+    int threads = o.threads > 0 ? o.threads : qr_cpu_get()->n_usable;
+    qr_gemm_type type = strcmp(info.dtype, "int8") == 0 ? QR_GEMM_INT8 : strcmp(info.dtype, "bf16") == 0 ? QR_GEMM_BF16 : QR_GEMM_F32;
     const char *unit;
-    double unit_rate = unit_peak(bf16, threads, &unit);
+    double unit_rate = unit_peak(type, threads, &unit);
     printf("machine   %s: %s; %s\n", info.backend, info.device, qr_cpu_libraries());
     printf("model     %s, %.1f M parameters, %s; open %.2f s\n", info.model, (double) info.n_parameters / 1e6, info.dtype,
            info.load_seconds);
@@ -299,12 +300,12 @@ int main(int argc, char **argv)
            "of unit");
 
     static report reports[MAX_WORKLOADS];
-    layer_cost before = measure_layer(&config, bf16, threads);
+    layer_cost before = measure_layer(&config, type, threads);
     for (size_t i = 0; i < n; i++) {
         workload w = load_workload(argv[optind + (int) i]);
         report *r = &reports[i];
         *r = (report){.name = workload_name(argv[optind + (int) i]), .n_documents = w.n, .t = run(engine, &w, repeats)};
-        layer_cost after = measure_layer(&config, bf16, threads);
+        layer_cost after = measure_layer(&config, type, threads);
         layer_cost mean = {(before.all_s + after.all_s) / 2, (before.kv_s + after.kv_s) / 2, after.all_ops, after.kv_ops};
         judge(r, &config, &mean, unit_rate);
         print_report(r);

@@ -56,6 +56,19 @@ __attribute__((target("avx512f,avx512bf16"))) static float spin_bf16(double *ops
     return _mm512_reduce_add_ps(all);
 }
 
+__attribute__((target("avx512f,avx512vnni"))) static float spin_vnni(double *ops)
+{
+    __m512i sum[SUMS], a = _mm512_set1_epi8(1), all = a;
+    for (int i = 0; i < SUMS; i++) sum[i] = _mm512_set1_epi32(i);
+    for (int n = 0; n < ROUNDS; n++) {
+        for (int i = 0; i < SUMS; i++) sum[i] = _mm512_dpbusd_epi32(sum[i], a, a);
+        __asm__ volatile("" : "+v"(a));
+    }
+    for (int i = 0; i < SUMS; i++) all = _mm512_add_epi32(all, sum[i]);
+    *ops = 2.0 * 64 * SUMS * ROUNDS;
+    return (float) _mm512_reduce_add_epi32(all);
+}
+
 __attribute__((target("avx512f,amx-tile,amx-bf16"))) static float spin_amx(double *ops)
 {
     enum { TILE_ROUNDS = 1 << 18 };
@@ -92,9 +105,12 @@ __attribute__((target("avx512f,amx-tile,amx-bf16"))) static float spin_amx(doubl
     return out[0];
 }
 
-static spin choose(int bf16, const char **unit)
+static spin choose(qr_gemm_type type, const char **unit)
 {
     qr_isa isa = qr_cpu_get()->isa;
+    int bf16 = type == QR_GEMM_BF16;
+    if (type == QR_GEMM_INT8 && isa < QR_ISA_AMX && qr_cpu_get()->native_int8) return *unit = "VPDPBUSD", spin_vnni;
+    if (type == QR_GEMM_INT8) return *unit = "none", NULL;
     if (bf16 && isa >= QR_ISA_AMX) return *unit = "TDPBF16PS", spin_amx;
     if (bf16 && isa >= QR_ISA_AVX512_BF16) return *unit = "VDPBF16PS", spin_bf16;
     if (!bf16 && isa >= QR_ISA_AVX512) return *unit = "VFMADD of 512 bits", spin_avx512;
@@ -102,10 +118,10 @@ static spin choose(int bf16, const char **unit)
     return *unit = "none", NULL;
 }
 
-double unit_peak(int bf16, int n_threads, const char **unit)
+double unit_peak(qr_gemm_type type, int n_threads, const char **unit)
 {
     enum { RUNS = 12 };
-    spin run = choose(bf16, unit);
+    spin run = choose(type, unit);
     double best = 0;
     for (int i = 0; i < RUNS && run != NULL; i++) {
         double all_ops = 0, start = 0;
@@ -125,9 +141,9 @@ double unit_peak(int bf16, int n_threads, const char **unit)
     return best;
 }
 #else
-double unit_peak(int bf16, int n_threads, const char **unit)
+double unit_peak(qr_gemm_type type, int n_threads, const char **unit)
 {
-    (void) bf16, (void) n_threads;
+    (void) type, (void) n_threads;
     *unit = "none";
     return 0;
 }

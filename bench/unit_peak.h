@@ -2,8 +2,10 @@
 #ifndef QR_BENCH_UNIT_PEAK_H
 #define QR_BENCH_UNIT_PEAK_H
 
-/* Gop/s of n_threads threads, a multiplication and an addition being two, in bf16 (with native_bf16: AMX tiles or VDPBF16PS) or f32; the
- * name of the instruction goes to *unit. 0 where no measurement is written for the processor. */
-double unit_peak(int bf16, int n_threads, const char **unit);
+#include "cpu/gemm.h"
+
+/* Gop/s of n_threads threads, a multiplication and an addition being two, in bf16 (with native_bf16: AMX tiles or VDPBF16PS), int8 or f32;
+ * the name of the instruction goes to *unit. 0 where no measurement is written for the processor. */
+double unit_peak(qr_gemm_type type, int n_threads, const char **unit);
 
 #endif

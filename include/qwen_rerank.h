@@ -65,7 +65,7 @@ typedef enum qr_dtype {
     QR_DTYPE_F32,      /* exact mode: f32 activations and arithmetic; 16-bit weights are widened, which loses nothing */
     QR_DTYPE_BF16,     /* bf16 matrix products with f32 sums; residual stream, norms, RoPE and attention stay f32 */
     QR_DTYPE_F16,      /* for backends that have it; the CPU engine has not */
-    QR_DTYPE_INT8,     /* the same */
+    QR_DTYPE_INT8, /* 8-bit matrix products, on processors with VNNI; the model is tried at the start and refused if it loses too much */
 } qr_dtype;
 
 /* A choice that may be left to the library. */

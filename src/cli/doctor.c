@@ -205,6 +205,7 @@ static int run(const cli_args *args)
     put(&json, as_json, "features", text);
     put(&json, as_json, "kernels", qr_isa_name(cpu->isa));
     put(&json, as_json, "native bf16", cpu->native_bf16 ? "yes" : "no");
+    put(&json, as_json, "native int8", cpu->native_int8 ? "yes" : "no");
     long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
     uint64_t memory = pages > 0 && page > 0 ? (uint64_t) pages * (uint64_t) page : 0;
     if (as_json) {

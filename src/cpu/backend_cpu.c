@@ -3,14 +3,17 @@
 #include "base/system.h"
 #include "cpu/features.h"
 #include "cpu/forward.h"
+#include "cpu/int8.h"
 #include "cpu/kernels.h"
 #include "engine/backend.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 struct qr_backend {
     qr_gemm_lib *lib;
+    qr_int8_plan plan; /* of int8 */
     qr_packed_model model;
     qr_forward *forward;
     qr_prefix_cache cache;
@@ -41,6 +44,7 @@ static void cpu_close(qr_backend *b)
     qr_prefix_cache_deinit(&b->cache);
     qr_forward_close(b->forward);
     qr_packed_model_close(&b->model);
+    qr_int8_plan_close(&b->plan);
     qr_gemm_lib_close(b->lib);
     qr_free(b->seqs);
     qr_free(b->filling);
@@ -48,43 +52,34 @@ static void cpu_close(qr_backend *b)
 }
 
 /* Bytes of the packed weights: what is certain to be touched. */
-static double planned_weights(const qr_config *c, int bf16)
+static double planned_weights(const qr_config *c, qr_gemm_type type)
 {
     double attention = (double) c->hidden * (double) (2 * c->n_heads + 2 * c->n_kv_heads) * (double) c->head_dim;
     double mlp = 3.0 * (double) c->hidden * (double) c->inter;
-    return (double) c->n_layers * (attention + mlp) * (bf16 ? 2 : 4);
+    return (double) c->n_layers * (attention + mlp) * (double) qr_gemm_type_size(type);
 }
 
 /* Better no start than one that ends in the middle of work, by the hand of the kernel. */
-static qr_status check_memory(const qr_backend_cfg *cfg, int bf16, qr_error *err)
+static qr_status check_memory(const qr_backend_cfg *cfg, qr_gemm_type type, qr_error *err)
 {
     size_t room = cfg->memory_limit > 0 ? cfg->memory_limit : qr_memory_available();
-    double need = planned_weights(&cfg->model->config, bf16);
+    double need = planned_weights(&cfg->model->config, type);
     if (cfg->memory_limit == QR_SIZE_NONE || room == 0 || need <= (double) room) return QR_OK;
-    return qr_fail(err, QR_E_MEMORY, "the model's weights need %.1f GiB in %s, %.1f GiB %s%s", need / (1 << 30), bf16 ? "bf16" : "f32",
+    return qr_fail(err, QR_E_MEMORY, "the model's weights need %.1f GiB in %s, %.1f GiB %s%s", need / (1 << 30), qr_gemm_type_name(type),
                    (double) room / (1 << 30), cfg->memory_limit > 0 ? "are allowed" : "are free",
-                   bf16 ? "" : "; bf16 would need half, on a processor that has it");
+                   type == QR_GEMM_F32 ? "; bf16 would need half, on a processor that has it" : "");
 }
 
-static qr_status cpu_open(qr_backend **out, const qr_backend_cfg *cfg, qr_error *err)
+/* The backend owns the plan (int8), unless this fails. */
+static qr_status open_type(qr_backend **out, const qr_backend_cfg *cfg, qr_gemm_type type, qr_int8_plan *plan, qr_error *err)
 {
-    const qr_cpu *cpu = qr_cpu_get();
     const qr_config *c = &cfg->model->config;
     size_t max_tokens = cfg->max_batch_tokens > cfg->max_length ? cfg->max_batch_tokens : cfg->max_length;
     *out = NULL;
-    if (cfg->dtype > QR_DTYPE_BF16)
-        return qr_fail(err, QR_E_UNSUPPORTED, "the cpu backend computes in f32 or bf16, not in %s",
-                       cfg->dtype == QR_DTYPE_INT8 ? "int8: activations of 8 bits move the margins more than bf16 does, by half and more"
-                                                   : "f16");
     qr_backend *b = qr_calloc(1, sizeof *b);
     if (b == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for the CPU backend");
-    b->threads = cfg->threads > 0 ? cfg->threads : cpu->n_usable;
-    int want_bf16 = cfg->dtype == QR_DTYPE_BF16 || (cfg->dtype == QR_DTYPE_AUTO && cpu->native_bf16);
-    /* Asked for bf16 on a processor that cannot multiply it: f32 arithmetic on the same weights is both faster and more exact there. */
-    int bf16 = want_bf16 && cpu->native_bf16;
-    b->dtype = bf16 ? "bf16" : "f32";
-    if (want_bf16 && !bf16 && cfg->log != NULL)
-        cfg->log(cfg->log_arg, QR_LOG_WARN, "cpu: no native bf16 on this processor, computing in f32 (16-bit weights stay 16-bit)");
+    b->threads = cfg->threads > 0 ? cfg->threads : qr_cpu_get()->n_usable;
+    b->dtype = qr_gemm_type_name(type);
     b->first_ids = cfg->first_ids;
     b->n_first_ids = cfg->n_first_ids;
     b->max_seqs = max_tokens;
@@ -92,22 +87,25 @@ static qr_status cpu_open(qr_backend **out, const qr_backend_cfg *cfg, qr_error 
     b->filling = qr_calloc(b->max_seqs, sizeof(qr_prefix_kv *));
     qr_status status =
         b->seqs == NULL || b->filling == NULL ? qr_fail(err, QR_E_MEMORY, "no memory for %zu sequences", b->max_seqs) : QR_OK;
-    if (status == QR_OK) status = check_memory(cfg, bf16, err);
+    if (status == QR_OK) status = check_memory(cfg, type, err);
     int may_tile = c->head_dim % 16 == 0; /* attention writes heads 16 elements at a time, and none may cross a line of a tile */
-    if (status == QR_OK) status = qr_gemm_lib_open(&b->lib, bf16, may_tile, b->threads, err);
-    if (status == QR_OK) status = qr_packed_model_open(&b->model, cfg->model, b->lib, max_tokens, cfg->yes_id, cfg->no_id, err);
+    if (status == QR_OK) status = qr_gemm_lib_open(&b->lib, type, may_tile, b->threads, err);
+    if (status == QR_OK) status = qr_packed_model_open(&b->model, cfg->model, b->lib, max_tokens, cfg->yes_id, cfg->no_id, plan, err);
     if (status == QR_OK) status = qr_forward_open(&b->forward, &b->model, b->threads, max_tokens, err);
     if (status != QR_OK) {
         cpu_close(b);
         return status;
     }
-    size_t v_stride = (c->head_dim + QR_KEY_BLOCK - 1) / QR_KEY_BLOCK * QR_KEY_BLOCK;
+    size_t v_stride = (c->head_dim + QR_KEY_BLOCK - 1) / QR_KEY_BLOCK * QR_KEY_BLOCK, es = qr_gemm_lib_is_bf16(b->lib) ? 2 : 4;
     b->cache.limit_bytes = cfg->prefix_cache_bytes;
-    size_t es = bf16 ? 2 : 4;
     b->cache.n_heads = c->n_layers * c->n_kv_heads;
     b->cache.kt_bytes = c->head_dim * es;
     b->cache.v_bytes = v_stride * es;
     b->planned_bytes = b->model.bytes + qr_forward_bytes(b->forward) + cfg->prefix_cache_bytes;
+    if (plan != NULL) {
+        b->plan = *plan;
+        *plan = (qr_int8_plan){0};
+    }
     *out = b;
     return QR_OK;
 }
@@ -168,6 +166,109 @@ static qr_status cpu_score(qr_backend *b, const qr_batch *batch, qr_logits *out,
     qr_status status = score_all(b, batch, out, err);
     qr_prefix_cache_trim(&b->cache);
     return status;
+}
+
+/* margins [batch->n_seqs] */
+static qr_status find_margins(qr_backend *b, const qr_batch *batch, double *margins, qr_error *err)
+{
+    qr_logits *logits = qr_calloc(batch->n_seqs, sizeof *logits);
+    if (logits == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for %zu scores", batch->n_seqs);
+    qr_status status = score_all(b, batch, logits, err);
+    for (size_t i = 0; status == QR_OK && i < batch->n_seqs; i++) margins[i] = (double) logits[i].yes - (double) logits[i].no;
+    qr_free(logits);
+    return status;
+}
+
+/* The first prompt of each query. */
+static size_t take_first(qr_seq *out, const qr_batch *prompts)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < prompts->n_seqs; i++)
+        if (i == 0 || prompts->seqs[i].prefix != prompts->seqs[i - 1].prefix) out[n++] = prompts->seqs[i];
+    return n;
+}
+
+/* Opens the model in f32, looks at what its products read, and forgets it again. */
+static qr_status run_reference(const qr_backend_cfg *cfg, qr_int8_plan *plan, double *margins, qr_error *err)
+{
+    qr_backend_cfg small = *cfg;
+    qr_batch few = *cfg->calibration;
+    qr_backend *b = NULL;
+    small.max_batch_tokens = cfg->max_length;
+    small.n_first_ids = small.prefix_cache_bytes = 0;
+    qr_seq *first = qr_calloc(few.n_seqs, sizeof *first);
+    double *unused = qr_calloc(few.n_seqs, sizeof *unused);
+    qr_status status = first == NULL || unused == NULL ? qr_fail(err, QR_E_MEMORY, "no memory for %zu prompts", few.n_seqs)
+                                                       : open_type(&b, &small, QR_GEMM_F32, NULL, err);
+    if (status == QR_OK) {
+        few.n_seqs = take_first(first, cfg->calibration);
+        few.seqs = first;
+        qr_forward_observe(b->forward, plan);
+        status = find_margins(b, cfg->calibration, margins, err);
+    }
+    if (status == QR_OK) status = qr_int8_plan_factors(plan, cfg->model, err);
+    if (status == QR_OK) status = find_margins(b, &few, unused, err);
+    if (status == QR_OK) status = qr_int8_plan_rotations(plan, cfg->model, err);
+    cpu_close(b);
+    qr_free(unused);
+    qr_free(first);
+    return status;
+}
+
+/* 8 bits are nobody's default: how far they move scores depends on the model, so each is tried before it is used. QR_INT8_ANYWAY is for
+ * benchmarks, whose models are random and lose more than trained ones. */
+static qr_status open_int8(qr_backend **out, const qr_backend_cfg *cfg, qr_error *err)
+{
+    const qr_batch *prompts = cfg->calibration;
+    char line[256];
+    if (!qr_cpu_get()->native_int8)
+        return qr_fail(err, QR_E_UNSUPPORTED, "the cpu backend's int8 needs a processor with AVX512-VNNI and a build with oneDNN");
+    if (prompts == NULL) return qr_fail(err, QR_E_UNSUPPORTED, "the cpu backend's int8 needs prompts to check it with");
+    double start = qr_now();
+    double *margins = qr_calloc(2 * prompts->n_seqs, sizeof *margins);
+    qr_int8_plan plan = {0};
+    qr_backend *b = NULL;
+    qr_status status = margins == NULL ? qr_fail(err, QR_E_MEMORY, "no memory for %zu scores", prompts->n_seqs) : QR_OK;
+    if (status == QR_OK) status = qr_int8_plan_open(&plan, &cfg->model->config, err);
+    if (status == QR_OK) status = run_reference(cfg, &plan, margins, err);
+    if (status == QR_OK) status = open_type(&b, cfg, QR_GEMM_INT8, &plan, err);
+    if (status == QR_OK) status = find_margins(b, prompts, margins + prompts->n_seqs, err);
+    if (status == QR_OK) {
+        qr_int8_drift drift = qr_int8_compare(margins + prompts->n_seqs, margins, prompts->n_seqs);
+        snprintf(line, sizeof line,
+                 "int8 beside f32 on %zu prompts of our own: Kendall's tau %.3f, scores off by %.4f (at most %.4f), margins by %.3f",
+                 prompts->n_seqs, drift.tau, drift.mean_score, drift.worst_score, drift.mean_margin);
+        int passes = qr_int8_passes(&drift), anyway = !passes && getenv("QR_INT8_ANYWAY") != NULL;
+        if (!passes && !anyway)
+            status = qr_fail(err, QR_E_UNSUPPORTED,
+                             "the cpu backend does not run this model in int8, which would move its scores too far: %s", line);
+        else if (cfg->log != NULL) {
+            size_t n = strlen(line);
+            snprintf(line + n, sizeof line - n, anyway ? ": too far, used anyway" : "; checked in %.1f s", qr_now() - start);
+            cfg->log(cfg->log_arg, anyway ? QR_LOG_WARN : QR_LOG_INFO, line);
+        }
+    }
+    if (status != QR_OK) {
+        cpu_close(b);
+        b = NULL;
+    }
+    qr_free(margins);
+    qr_int8_plan_close(&plan);
+    *out = b;
+    return status;
+}
+
+static qr_status cpu_open(qr_backend **out, const qr_backend_cfg *cfg, qr_error *err)
+{
+    const qr_cpu *cpu = qr_cpu_get();
+    *out = NULL;
+    if (cfg->dtype == QR_DTYPE_INT8) return open_int8(out, cfg, err);
+    if (cfg->dtype > QR_DTYPE_BF16) return qr_fail(err, QR_E_UNSUPPORTED, "the cpu backend computes in f32, bf16 or int8, not in f16");
+    int want_bf16 = cfg->dtype == QR_DTYPE_BF16 || (cfg->dtype == QR_DTYPE_AUTO && cpu->native_bf16);
+    /* Asked for bf16 on a processor that cannot multiply it: f32 arithmetic on the same weights is both faster and more exact there. */
+    if (want_bf16 && !cpu->native_bf16 && cfg->log != NULL)
+        cfg->log(cfg->log_arg, QR_LOG_WARN, "cpu: no native bf16 on this processor, computing in f32 (16-bit weights stay 16-bit)");
+    return open_type(out, cfg, want_bf16 && cpu->native_bf16 ? QR_GEMM_BF16 : QR_GEMM_F32, NULL, err);
 }
 
 /* Touches the weights, brings the threads up, and computes what the prompts of nearly all requests begin with, to keep it for good. */

@@ -45,6 +45,13 @@ static int amx_permitted(void)
 #endif
 }
 
+/* AVX512-VNNI. The instructions before it saturate sums of two products at 16 bits. */
+static int has_vnni(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c >> 11 & 1);
+}
+
 static qr_isa detect_isa(void)
 {
     unsigned a, b, c, d;
@@ -153,6 +160,9 @@ static void detect(void)
         if (strcmp(forced, names[i]) == 0) cpu.isa = i;
 #if defined(__x86_64__)
     if (cpu.isa == QR_ISA_NEON) cpu.isa = QR_ISA_SCALAR;
+#endif
+#if defined(QR_HAVE_ONEDNN) && defined(__x86_64__)
+    cpu.native_int8 = cpu.isa >= QR_ISA_AVX512 && has_vnni();
 #endif
 #ifdef QR_HAVE_ONEDNN
     cpu.native_bf16 = cpu.isa >= QR_ISA_AVX512_BF16; /* our own kernels compute in f32 */

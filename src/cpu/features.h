@@ -12,6 +12,7 @@ typedef struct qr_cpu {
     qr_isa found;    /* best level of this machine */
     qr_isa isa;      /* level in use: `found`, or lower when QR_CPU asks for it */
     int native_bf16; /* level in use multiplies bf16, and so does the matrix library of this build */
+    int native_int8; /* the same for 8-bit integers, with exact 32-bit sums (VNNI) */
     int n_usable;    /* physical cores that this process may use: affinity mask, SMT siblings once, cgroup quota */
     char model[64];  /* processor name as the system gives it */
 } qr_cpu;

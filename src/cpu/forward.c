@@ -69,6 +69,12 @@ struct qr_forward {
     qr_rows a;             /* [CHUNK_ROWS, hidden] normed rows */
     qr_rows o;             /* [CHUNK_ROWS, n_heads * head_dim] attention output */
     qr_rows h;             /* [CHUNK_ROWS, inter] */
+    qr_rows eight;         /* [CHUNK_ROWS, widest] in int8: what the products read then, made of one of the three before each */
+    float *wide;           /* [n_threads][widest]: a row on its way there */
+    int int8;
+    size_t widest;         /* row that a product reads */
+    qr_int8_plan *seen_by; /* passes are observed, or NULL */
+    int8_t *spare;         /* [widest] */
     float *tiles;          /* [n_threads][QR_TILE_ROWS][widest block] */
     float *attend_scratch; /* [n_threads][...] */
     size_t tile_floats, attend_floats;
@@ -121,6 +127,7 @@ qr_status qr_forward_open(qr_forward **out, const qr_packed_model *model, int n_
     fw->kernels = qr_kernels_get();
     fw->n_threads = n_threads;
     fw->bf16 = qr_gemm_lib_is_bf16(model->lib);
+    fw->int8 = qr_gemm_lib_type(model->lib) == QR_GEMM_INT8;
     fw->es = fw->bf16 ? 2 : 4;
     fw->attend = fw->bf16 ? qr_gemm_lib_attend(model->lib, c->head_dim) : fw->kernels->attend;
     fw->v_stride = round_up(c->head_dim, QR_KEY_BLOCK);
@@ -138,6 +145,9 @@ qr_status qr_forward_open(qr_forward **out, const qr_packed_model *model, int n_
     fw->tile_floats = QR_TILE_ROWS * widest;
     fw->attend_floats = round_up(qr_attend_scratch(fw->v_stride), 16);
     size_t q_width = c->n_heads * c->head_dim, threads = (size_t) n_threads;
+    fw->widest = q_width > c->inter ? q_width : c->inter;
+    if (c->hidden > fw->widest) fw->widest = c->hidden;
+    size_t eight_rows = fw->int8 ? CHUNK_ROWS : 1;
     int ok = reserve(fw, &fw->x, max_tokens * c->hidden, sizeof(float)) &&
              reserve(fw, &fw->tail_x, fw->max_seqs * c->hidden, sizeof(float)) &&
              reserve(fw, &fw->kt, fw->max_slots * c->n_kv_heads * c->head_dim, fw->es) &&
@@ -148,7 +158,9 @@ qr_status qr_forward_open(qr_forward **out, const qr_packed_model *model, int n_
              reserve(fw, &fw->seqs, fw->max_seqs, sizeof *fw->seqs) && reserve(fw, &fw->token_seq, max_tokens, sizeof(uint32_t)) &&
              reserve(fw, &fw->tail_token, fw->max_seqs, sizeof(uint32_t)) && reserve(fw, &fw->ids, max_tokens, sizeof(uint32_t)) &&
              reserve(fw, &fw->items, fw->max_items, sizeof *fw->items) && reserve(fw, &fw->chunk_items, n_chunks + 1, sizeof(size_t)) &&
-             reserve(fw, &fw->clocks, threads, sizeof *fw->clocks);
+             reserve(fw, &fw->clocks, threads, sizeof *fw->clocks) && reserve(fw, &fw->wide, threads, fw->widest * sizeof(float)) &&
+             reserve(fw, &fw->spare, fw->widest, 1) && reserve(fw, &fw->eight.data, eight_rows, fw->widest) &&
+             reserve(fw, &fw->eight.scales, eight_rows, sizeof(float));
     if (!ok) {
         qr_forward_close(fw);
         return qr_fail(err, QR_E_MEMORY, "no memory for the activations of %zu tokens", max_tokens);
@@ -209,7 +221,7 @@ typedef struct job {
     const qr_packed_layer *layer;
     size_t layer_index;
     const qr_gemm *gemm;
-    const qr_rows *a; /* [n_rows, gemm->k] */
+    qr_rows a; /* [n_rows, gemm->k] */
     size_t n_rows;
     float *x;           /* residual rows of the chunk, [n_rows, hidden] */
     size_t first_token; /* token of row 0, unless row_token is set */
@@ -238,7 +250,7 @@ static void multiply(const job *j, int thread)
         const void *w = qr_gemm_block(g, lib, thread, block);
         while (row < end) {
             size_t tile = qr_gemm_tile_rows(g, end - row), valid = tile < end - row ? tile : end - row;
-            qr_gemm_tile(g, lib, thread, c, j->a, row, w, tile);
+            qr_gemm_tile(g, lib, thread, c, &j->a, row, w, tile);
             j->store(j, block, row, valid, c);
             row += valid;
         }
@@ -350,6 +362,55 @@ static void store_kv(const job *j, size_t block, size_t row0, size_t n_rows, con
     }
 }
 
+/* ---- 8 bits ------------------------------------------------------------------------------------------------------------------- */
+
+/* Row r of what `gemm` reads, from `wide`, which is lost. */
+static void quantize_row(qr_forward *fw, size_t r, float *wide, const qr_gemm *gemm)
+{
+    fw->eight.scales[r] = fw->kernels->quantize((int8_t *) fw->eight.data + r * gemm->k, wide, gemm->k, gemm->factors, gemm->rotation);
+}
+
+static void widen_row(const qr_forward *fw, const qr_rows *rows, size_t r, float *to, size_t n)
+{
+    qr_row row = qr_row_at(rows, r);
+    if (!row.bf16) memcpy(to, row.at, n * sizeof *to);
+    else
+        for (size_t i = 0; i < n; i += QR_LINE)
+            fw->kernels->widen_bf16(to + i, (const uint16_t *) row.at + i / QR_LINE * row.line, n - i < QR_LINE ? n - i : QR_LINE);
+}
+
+void qr_forward_observe(qr_forward *fw, qr_int8_plan *plan) { fw->seen_by = plan; }
+
+/* On one thread, so that the sums, and what is chosen by them, are always the same. */
+static void observe(const job *j, const qr_rows *rows, qr_layer_input input)
+{
+    qr_forward *fw = j->fw;
+#pragma omp single
+    for (size_t r = 0; r < j->n_rows; r++) {
+        widen_row(fw, rows, r, fw->wide, j->gemm->k);
+        qr_int8_see(fw->seen_by, qr_int8_plan_at(fw->seen_by, j->layer_index, input), fw->wide, fw->spare);
+    }
+}
+
+/* Brings the rows that j.gemm is to read into the form that it reads. */
+static void ready_rows(job *j, const qr_rows *rows, qr_layer_input input, int thread, qr_stage stage)
+{
+    qr_forward *fw = j->fw;
+    if (fw->seen_by != NULL) observe(j, rows, input);
+    j->a = *rows;
+    if (!fw->int8) return;
+    j->a = fw->eight;
+    j->a.width = j->gemm->k;
+    if (rows == &fw->a) return; /* norm_rows did it */
+    float *wide = fw->wide + (size_t) thread * fw->widest;
+#pragma omp for schedule(static) nowait
+    for (size_t r = 0; r < j->n_rows; r++) {
+        widen_row(fw, rows, r, wide, j->gemm->k);
+        quantize_row(fw, r, wide, j->gemm);
+    }
+    meet(fw, thread, stage);
+}
+
 /* ---- attention ---------------------------------------------------------------------------------------------------------------- */
 
 static void attend(qr_forward *fw, size_t layer, const item *items, size_t n_items, int thread)
@@ -390,11 +451,17 @@ static void attend(qr_forward *fw, size_t layer, const item *items, size_t n_ite
 
 /* ---- layers ------------------------------------------------------------------------------------------------------------------- */
 
-static void norm_rows(qr_forward *fw, const float *x, const float *w, size_t n_rows, int thread)
+/* Rows that `gemm` is to read, of x. */
+static void norm_rows(qr_forward *fw, const float *x, const float *w, size_t n_rows, const qr_gemm *gemm, int thread)
 {
     const qr_config *c = fw->model->config;
+    float *wide = fw->wide + (size_t) thread * fw->widest;
 #pragma omp for schedule(static) nowait
-    for (size_t r = 0; r < n_rows; r++) fw->kernels->rmsnorm(qr_row_at(&fw->a, r), x + r * c->hidden, w, c->hidden, c->rms_eps);
+    for (size_t r = 0; r < n_rows; r++) {
+        qr_row to = fw->int8 ? (qr_row){wide, 0, QR_LINE} : qr_row_at(&fw->a, r);
+        fw->kernels->rmsnorm(to, x + r * c->hidden, w, c->hidden, c->rms_eps);
+        if (fw->int8) quantize_row(fw, r, wide, gemm);
+    }
     meet(fw, thread, QR_STAGE_NORM);
 }
 
@@ -403,18 +470,18 @@ static void finish_rows(job j, int thread)
 {
     qr_forward *fw = j.fw;
     j.gemm = &j.layer->o;
-    j.a = &fw->o;
+    ready_rows(&j, &fw->o, QR_IN_O, thread, QR_STAGE_O);
     j.store = store_residual;
     multiply(&j, thread);
     meet(fw, thread, QR_STAGE_O);
-    norm_rows(fw, j.x, j.layer->post_norm, j.n_rows, thread);
     j.gemm = &j.layer->gate_up;
-    j.a = &fw->a;
+    norm_rows(fw, j.x, j.layer->post_norm, j.n_rows, j.gemm, thread);
+    ready_rows(&j, &fw->a, QR_IN_GATE_UP, thread, QR_STAGE_MLP);
     j.store = store_swiglu;
     multiply(&j, thread);
     meet(fw, thread, QR_STAGE_MLP);
     j.gemm = &j.layer->down;
-    j.a = &fw->h;
+    ready_rows(&j, &fw->h, QR_IN_DOWN, thread, QR_STAGE_MLP);
     j.store = store_residual;
     multiply(&j, thread);
     meet(fw, thread, QR_STAGE_MLP);
@@ -434,8 +501,9 @@ static void run_chunk(qr_forward *fw, size_t layer, size_t chunk, int thread)
     size_t n_rows = fw->n_tokens - first < CHUNK_ROWS ? fw->n_tokens - first : CHUNK_ROWS;
     int last = layer + 1 == fw->model->config->n_layers;
     const qr_packed_layer *l = &fw->model->layers[layer];
-    job j = {fw, l, layer, &l->kv, &fw->a, n_rows, fw->x + first * hidden, first, NULL, store_kv};
-    norm_rows(fw, j.x, l->input_norm, n_rows, thread);
+    job j = {fw, l, layer, &l->kv, {0}, n_rows, fw->x + first * hidden, first, NULL, store_kv};
+    norm_rows(fw, j.x, l->input_norm, n_rows, j.gemm, thread);
+    ready_rows(&j, &fw->a, QR_IN_QKV, thread, QR_STAGE_QKV);
     if (!last) query_rows(j, thread);
     multiply(&j, thread);
     meet(fw, thread, QR_STAGE_QKV);
@@ -456,8 +524,9 @@ static void run_tails(qr_forward *fw, int thread)
 #pragma omp for schedule(static) nowait
         for (size_t r = 0; r < n_rows; r++) memcpy(x + r * hidden, fw->x + fw->tail_token[first + r] * hidden, hidden * sizeof *x);
         meet(fw, thread, QR_STAGE_HEAD);
-        job j = {fw, l, layer, NULL, &fw->a, n_rows, x, 0, fw->tail_token + first, NULL};
-        norm_rows(fw, x, l->input_norm, n_rows, thread);
+        job j = {fw, l, layer, &l->q, {0}, n_rows, x, 0, fw->tail_token + first, NULL};
+        norm_rows(fw, x, l->input_norm, n_rows, j.gemm, thread);
+        ready_rows(&j, &fw->a, QR_IN_QKV, thread, QR_STAGE_QKV);
         query_rows(j, thread);
         meet(fw, thread, QR_STAGE_QKV);
         attend(fw, layer, fw->items + fw->chunk_items[fw->n_chunks] + first, n_rows, thread);

@@ -2,6 +2,7 @@
 #ifndef QR_CPU_FORWARD_H
 #define QR_CPU_FORWARD_H
 
+#include "cpu/int8.h"
 #include "cpu/packed_model.h"
 #include "cpu/prefix_cache.h"
 #include "engine/backend.h"
@@ -31,5 +32,8 @@ qr_status qr_forward_run(qr_forward *fw, const qr_fwd_seq *seqs, size_t n_seqs, 
 /* Seconds of all passes by stage, the mean over the threads: they sum to the time of the passes. */
 void qr_forward_stages(const qr_forward *fw, double seconds[QR_N_STAGES]);
 void qr_forward_clear_stages(qr_forward *fw);
+
+/* From now on passes show the plan what their products read. NULL: no more. */
+void qr_forward_observe(qr_forward *fw, qr_int8_plan *plan);
 
 #endif

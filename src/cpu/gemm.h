@@ -8,6 +8,9 @@
  *
  * Arithmetic is f32 x f32 or bf16 x bf16, both summed in f32. For f32 arithmetic 16-bit weights stay 16-bit in memory and are widened
  * block by block as they are used, which is exact and halves the memory. 8-bit weights become f32 or bf16, whichever computes.
+ *
+ * Or int8 x int8, summed in int32: each row of A and each output has a scale. Both sides may be rotated first (kernels.h), which leaves
+ * the product as it is and makes 8 bits lose less where single elements of a row are much larger than the others.
  */
 #ifndef QR_CPU_GEMM_H
 #define QR_CPU_GEMM_H
@@ -26,15 +29,28 @@ typedef struct qr_gemm {
     size_t k, n, nb, n_blocks; /* nb * n_blocks >= n; outputs past n are zero */
     unsigned char *data;       /* n_blocks * block_bytes */
     size_t block_bytes;
-    qr_tensor_type stored; /* QR_T_BF16, QR_T_F16 or QR_T_F32 */
+    qr_tensor_type stored; /* QR_T_BF16, QR_T_F16, QR_T_F32 or QR_T_I8; a block of these ends with its outputs' scales */
+    size_t rotation;       /* of 8-bit products: what must be done to rows of a, as in qr_kernels.quantize */
+    const float *factors;  /* [k], borrowed from the source; NULL: none */
 } qr_gemm;
 
-/* bf16: arithmetic in bf16 (needs features.native_bf16); else f32. may_tile: rows may be in tiles, where the processor multiplies such. */
-qr_status qr_gemm_lib_open(qr_gemm_lib **out, int bf16, int may_tile, int n_threads, qr_error *err);
+/* type: of the arithmetic; QR_GEMM_BF16 needs features.native_bf16, QR_GEMM_INT8 native_int8. may_tile: rows may be in tiles, where the
+ * processor multiplies such. */
+typedef enum qr_gemm_type { QR_GEMM_F32, QR_GEMM_BF16, QR_GEMM_INT8 } qr_gemm_type;
+static inline const char *qr_gemm_type_name(qr_gemm_type type)
+{
+    return type == QR_GEMM_INT8 ? "int8" : type == QR_GEMM_BF16 ? "bf16" : "f32";
+}
+static inline size_t qr_gemm_type_size(qr_gemm_type type) { return type == QR_GEMM_INT8 ? 1 : type == QR_GEMM_BF16 ? 2 : 4; }
+qr_status qr_gemm_lib_open(qr_gemm_lib **out, qr_gemm_type type, int may_tile, int n_threads, qr_error *err);
 void qr_gemm_lib_close(qr_gemm_lib *lib);
+qr_gemm_type qr_gemm_lib_type(const qr_gemm_lib *lib);
+/* 1 if activations between products, K and V are in bf16. */
 int qr_gemm_lib_is_bf16(const qr_gemm_lib *lib);
-/* How rows of n elements are stored that a product is to read; data is NULL. */
+/* How rows of n elements are stored that a product is to read, or, in int8, that are to be quantised for it; data is NULL. */
 qr_rows qr_gemm_lib_rows(const qr_gemm_lib *lib, size_t n);
+/* The rotation for rows of k elements; 0: there is none. */
+size_t qr_gemm_rotation(size_t k);
 
 /* Rows of the weight matrix to pack: block b, output i takes row map(b, i) of the tensors laid end to end, or zeros if it is QR_SIZE_NONE.
  */
@@ -43,6 +59,9 @@ typedef struct qr_gemm_source {
     size_t n_tensors;
     size_t (*row)(const void *arg, size_t block, size_t output); /* index over all rows of all tensors */
     const void *arg;
+    /* for 8-bit products, see int8.h; 0 or qr_gemm_rotation(k), and NULL or [k], which outlive the packed matrix */
+    size_t rotation;
+    const float *factors;
 } qr_gemm_source;
 
 /* Packs all blocks, with all threads. */
@@ -64,7 +83,7 @@ int qr_gemm_failed(const qr_gemm_lib *lib);
 
 /* Rate in Gop/s of the library's own product of whole matrices, c[m][n] = a[m][k] . packed w, with its own threading: the yardstick that
  * benchmarks print beside ours. Best of a few runs; 0 if the library cannot. */
-double qr_gemm_library_rate(int bf16, size_t m, size_t k, size_t n, int n_threads);
+double qr_gemm_library_rate(qr_gemm_type type, size_t m, size_t k, size_t n, int n_threads);
 
 /* ---- what a kernel library provides (gemm_amx.c, gemm_onednn.c, gemm_blas.c, gemm_plain.c) -------------------------------------- */
 
@@ -73,12 +92,12 @@ typedef struct qr_gemm_provider {
     const char *name;
     int tiled;           /* rows of a are in tiles (kernels.h) */
     qr_attend_fn attend; /* of a tiled one: attention on the same units, for a head_dim that is a multiple of 32 */
-    qr_status (*open)(qr_gemm_kernel **out, int bf16, size_t k, size_t nb, int n_threads, size_t *packed_elements, qr_error *err);
+    qr_status (*open)(qr_gemm_kernel **out, qr_gemm_type type, size_t k, size_t nb, int n_threads, size_t *packed_elements, qr_error *err);
     void (*close)(qr_gemm_kernel *kernel);
-    /* w [nb][k] f32 or bf16 row-major -> packed, in the library's own order of elements */
+    /* w [nb][k] f32, bf16 or int8_t, row-major -> packed, in the library's own order of elements */
     int (*pack)(qr_gemm_kernel *kernel, int thread, void *packed, const void *w);
-    /* a: the first of `rows` rows, contiguous or in tiles; 0 is success */
-    int (*run)(qr_gemm_kernel *kernel, int thread, float *c, const void *a, const void *packed, size_t rows);
+    /* a: the first of `rows` rows, contiguous or in tiles; c: f32, or int32_t for int8_t; 0 is success */
+    int (*run)(qr_gemm_kernel *kernel, int thread, void *c, const void *a, const void *packed, size_t rows);
 } qr_gemm_provider;
 extern const qr_gemm_provider qr_gemm_plain;
 extern const qr_gemm_provider qr_gemm_amx; /* open fails where the build or the processor lacks AMX */

@@ -22,13 +22,14 @@ struct qr_gemm_kernel {
     size_t k, nb, steps; /* steps: tiles along K */
 };
 
-static qr_status amx_open(qr_gemm_kernel **out, int bf16, size_t k, size_t nb, int n_threads, size_t *packed_elements, qr_error *err)
+static qr_status amx_open(qr_gemm_kernel **out, qr_gemm_type type, size_t k, size_t nb, int n_threads, size_t *packed_elements,
+                          qr_error *err)
 {
     (void) n_threads;
     *out = NULL;
-    if (!bf16 || nb % 16 != 0)
-        return qr_fail(err, QR_E_UNSUPPORTED, "products by AMX need bf16 and blocks of 16 outputs, found %s and %zu", bf16 ? "bf16" : "f32",
-                       nb);
+    if (type != QR_GEMM_BF16 || nb % 16 != 0)
+        return qr_fail(err, QR_E_UNSUPPORTED, "products by AMX need bf16 and blocks of 16 outputs, found %s and %zu",
+                       qr_gemm_type_name(type), nb);
     qr_gemm_kernel *kernel = qr_calloc(1, sizeof *kernel);
     if (kernel == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for a matrix kernel");
     *kernel = (qr_gemm_kernel){k, nb, (k + QR_LINE - 1) / QR_LINE};
@@ -96,7 +97,7 @@ static inline __attribute__((always_inline)) void multiply(float *c, size_t nb, 
     if (rows2 && columns2) tile_store(3, below + 16, stride);
 }
 
-static int amx_run(qr_gemm_kernel *kernel, int thread, float *c, const void *a, const void *packed, size_t rows)
+static int amx_run(qr_gemm_kernel *kernel, int thread, void *c, const void *a, const void *packed, size_t rows)
 {
     (void) thread;
     size_t nb = kernel->nb, next = kernel->steps * TILE_BYTES; /* 16 rows of A, 16 columns of B */
@@ -108,7 +109,7 @@ static int amx_run(qr_gemm_kernel *kernel, int thread, float *c, const void *a, 
             int wide = nb - n >= 32;
             for (size_t m = 0; m < rows; m += 32) {
                 const unsigned char *at = (const unsigned char *) a + m / 16 * next + s * TILE_BYTES;
-                float *to = c + m * nb + n;
+                float *to = (float *) c + m * nb + n;
                 if (rows - m >= 32 && wide) multiply(to, nb, at, next, b, next, steps, s > 0, 1, 1);
                 else if (rows - m >= 32) multiply(to, nb, at, next, b, next, steps, s > 0, 1, 0);
                 else if (wide) multiply(to, nb, at, next, b, next, steps, s > 0, 0, 1);
@@ -122,9 +123,10 @@ static int amx_run(qr_gemm_kernel *kernel, int thread, float *c, const void *a, 
 
 const qr_gemm_provider qr_gemm_amx = {"AMX", 1, qr_attend_amx, amx_open, amx_close, amx_pack, amx_run};
 #else
-static qr_status amx_open(qr_gemm_kernel **out, int bf16, size_t k, size_t nb, int n_threads, size_t *packed_elements, qr_error *err)
+static qr_status amx_open(qr_gemm_kernel **out, qr_gemm_type type, size_t k, size_t nb, int n_threads, size_t *packed_elements,
+                          qr_error *err)
 {
-    (void) bf16, (void) k, (void) nb, (void) n_threads, (void) packed_elements;
+    (void) type, (void) k, (void) nb, (void) n_threads, (void) packed_elements;
     *out = NULL;
     return qr_fail(err, QR_E_UNSUPPORTED, "this build lacks products by AMX");
 }
@@ -137,7 +139,7 @@ static int amx_pack(qr_gemm_kernel *kernel, int thread, void *packed, const void
     return 1;
 }
 
-static int amx_run(qr_gemm_kernel *kernel, int thread, float *c, const void *a, const void *packed, size_t rows)
+static int amx_run(qr_gemm_kernel *kernel, int thread, void *c, const void *a, const void *packed, size_t rows)
 {
     (void) kernel, (void) thread, (void) c, (void) a, (void) packed, (void) rows;
     return 1;

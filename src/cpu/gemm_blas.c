@@ -15,11 +15,12 @@ struct qr_gemm_kernel {
     size_t k, nb;
 };
 
-static qr_status blas_open(qr_gemm_kernel **out, int bf16, size_t k, size_t nb, int n_threads, size_t *packed_elements, qr_error *err)
+static qr_status blas_open(qr_gemm_kernel **out, qr_gemm_type type, size_t k, size_t nb, int n_threads, size_t *packed_elements,
+                           qr_error *err)
 {
     (void) n_threads;
     *out = NULL;
-    if (bf16) return qr_fail(err, QR_E_UNSUPPORTED, "BLAS has no products in bf16");
+    if (type != QR_GEMM_F32) return qr_fail(err, QR_E_UNSUPPORTED, "BLAS has no products in %s", qr_gemm_type_name(type));
     qr_gemm_kernel *kernel = qr_calloc(1, sizeof *kernel);
     if (kernel == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for a matrix kernel");
     *kernel = (qr_gemm_kernel){k, nb};
@@ -37,7 +38,7 @@ static int blas_pack(qr_gemm_kernel *kernel, int thread, void *packed, const voi
     return 0;
 }
 
-static int blas_run(qr_gemm_kernel *kernel, int thread, float *c, const void *a, const void *packed, size_t rows)
+static int blas_run(qr_gemm_kernel *kernel, int thread, void *c, const void *a, const void *packed, size_t rows)
 {
     (void) thread;
     int m = (int) rows, n = (int) kernel->nb, k = (int) kernel->k;

@@ -150,8 +150,10 @@ static void onednn_close(qr_gemm_kernel *kernel)
 }
 
 /* Everything that can fail inside oneDNN; the weights' order is chosen for the large tile and imposed on the small one. */
-static int make_all(qr_gemm_kernel *kernel, dnnl_data_type_t type, dnnl_dim_t k, dnnl_dim_t nb, size_t *packed_bytes)
+static int make_all(qr_gemm_kernel *kernel, qr_gemm_type gemm_type, dnnl_dim_t k, dnnl_dim_t nb, size_t *packed_bytes)
 {
+    const dnnl_data_type_t type = gemm_type == QR_GEMM_INT8 ? dnnl_s8 : gemm_type == QR_GEMM_BF16 ? dnnl_bf16 : dnnl_f32;
+    const dnnl_data_type_t sum_type = gemm_type == QR_GEMM_INT8 ? dnnl_s32 : dnnl_f32;
     md_own w_any = {0}, w_rows = {0}, a = {0}, c = {0};
     dnnl_dims_t w_dims = {k, nb}, w_strides = {1, k};
     int failed = dnnl_engine_create(&kernel->engine, dnnl_cpu, 0) != dnnl_success || make_md(&w_any, w_dims, type, NULL) ||
@@ -160,7 +162,7 @@ static int make_all(qr_gemm_kernel *kernel, dnnl_data_type_t type, dnnl_dim_t k,
     for (int i = 0; i < N_SIZES && !failed; i++) {
         dnnl_dims_t a_dims = {(dnnl_dim_t) kernel->rows_of_a[i], k}, a_strides = {k, 1}, c_dims = {(dnnl_dim_t) kernel->rows_of_a[i], nb},
                     c_strides = {nb, 1};
-        failed = make_md(&a, a_dims, type, a_strides) || make_md(&c, c_dims, dnnl_f32, c_strides);
+        failed = make_md(&a, a_dims, type, a_strides) || make_md(&c, c_dims, sum_type, c_strides);
 #if DNNL_VERSION_MAJOR >= 3
         md_own w = (md_own) (uintptr_t) packed;
         failed = failed || make_matmul(kernel, i, &a, &w, &c);
@@ -186,7 +188,7 @@ static int make_all(qr_gemm_kernel *kernel, dnnl_data_type_t type, dnnl_dim_t k,
 }
 
 /* `team` is the number of OpenMP threads that oneDNN itself may use. */
-static qr_status open_shape(qr_gemm_kernel **out, int bf16, size_t k, size_t nb, const size_t rows[N_SIZES], int n_lanes, int team,
+static qr_status open_shape(qr_gemm_kernel **out, qr_gemm_type type, size_t k, size_t nb, const size_t rows[N_SIZES], int n_lanes, int team,
                             size_t *packed_elements, qr_error *err)
 {
     *out = NULL;
@@ -201,21 +203,22 @@ static qr_status open_shape(qr_gemm_kernel **out, int bf16, size_t k, size_t nb,
     int outer = omp_get_max_threads();
     omp_set_num_threads(team);
     size_t packed_bytes = 0;
-    int failed = make_all(kernel, bf16 ? dnnl_bf16 : dnnl_f32, (dnnl_dim_t) k, (dnnl_dim_t) nb, &packed_bytes);
+    int failed = make_all(kernel, type, (dnnl_dim_t) k, (dnnl_dim_t) nb, &packed_bytes);
     omp_set_num_threads(outer);
     if (failed) {
         onednn_close(kernel);
-        return qr_fail(err, QR_E_BACKEND, "oneDNN: no %s matrix product for k = %zu, n = %zu", bf16 ? "bf16" : "f32", k, nb);
+        return qr_fail(err, QR_E_BACKEND, "oneDNN: no %s matrix product for k = %zu, n = %zu", qr_gemm_type_name(type), k, nb);
     }
-    *packed_elements = packed_bytes / (bf16 ? 2 : 4);
+    *packed_elements = packed_bytes / qr_gemm_type_size(type);
     *out = kernel;
     return QR_OK;
 }
 
-static qr_status onednn_open(qr_gemm_kernel **out, int bf16, size_t k, size_t nb, int n_threads, size_t *packed_elements, qr_error *err)
+static qr_status onednn_open(qr_gemm_kernel **out, qr_gemm_type type, size_t k, size_t nb, int n_threads, size_t *packed_elements,
+                             qr_error *err)
 {
     static const size_t rows[N_SIZES] = {QR_TILE_ROWS, QR_TILE_ROWS_SMALL};
-    return open_shape(out, bf16, k, nb, rows, n_threads, 1, packed_elements, err);
+    return open_shape(out, type, k, nb, rows, n_threads, 1, packed_elements, err);
 }
 
 static int set(dnnl_memory_t memory, const void *data)
@@ -230,7 +233,7 @@ static int onednn_pack(qr_gemm_kernel *kernel, int thread, void *packed, const v
     return set(l->rows, w) || set(l->packed, packed) || dnnl_primitive_execute(kernel->reorder, l->stream, 2, args) != dnnl_success;
 }
 
-static int onednn_run(qr_gemm_kernel *kernel, int thread, float *c, const void *a, const void *packed, size_t rows)
+static int onednn_run(qr_gemm_kernel *kernel, int thread, void *c, const void *a, const void *packed, size_t rows)
 {
     lane *l = &kernel->lanes[thread];
     int i = rows == kernel->rows_of_a[0] ? 0 : 1;
@@ -242,12 +245,12 @@ static int onednn_run(qr_gemm_kernel *kernel, int thread, float *c, const void *
 
 const qr_gemm_provider qr_gemm_onednn = {"oneDNN", 0, NULL, onednn_open, onednn_close, onednn_pack, onednn_run};
 
-double qr_gemm_library_rate(int bf16, size_t m, size_t k, size_t n, int n_threads)
+double qr_gemm_library_rate(qr_gemm_type type, size_t m, size_t k, size_t n, int n_threads)
 {
     enum { RUNS = 8 };
     qr_gemm_kernel *kernel;
-    size_t packed_elements = 0, es = bf16 ? 2 : 4, rows[N_SIZES] = {m, m};
-    if (open_shape(&kernel, bf16, k, n, rows, 1, n_threads, &packed_elements, NULL) != QR_OK) return 0;
+    size_t packed_elements = 0, es = qr_gemm_type_size(type), rows[N_SIZES] = {m, m};
+    if (open_shape(&kernel, type, k, n, rows, 1, n_threads, &packed_elements, NULL) != QR_OK) return 0;
     size_t a_bytes = m * k * es, w_bytes = n * k * es, p_bytes = packed_elements * es, c_bytes = m * n * sizeof(float);
     void *a = qr_pages_alloc(a_bytes), *w = qr_pages_alloc(w_bytes), *packed = qr_pages_alloc(p_bytes);
     float *c = qr_pages_alloc(c_bytes);
@@ -281,9 +284,9 @@ const char *qr_cpu_libraries(void)
 #include "cpu/features.h"
 #include "cpu/gemm.h"
 
-double qr_gemm_library_rate(int bf16, size_t m, size_t k, size_t n, int n_threads)
+double qr_gemm_library_rate(qr_gemm_type type, size_t m, size_t k, size_t n, int n_threads)
 {
-    (void) bf16, (void) m, (void) k, (void) n, (void) n_threads;
+    (void) type, (void) m, (void) k, (void) n, (void) n_threads;
     return 0;
 }
 

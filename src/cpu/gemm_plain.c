@@ -11,13 +11,14 @@ struct qr_gemm_kernel {
     const qr_kernels *kernels;
 };
 
-static qr_status plain_open(qr_gemm_kernel **out, int bf16, size_t k, size_t nb, int n_threads, size_t *packed_elements, qr_error *err)
+static qr_status plain_open(qr_gemm_kernel **out, qr_gemm_type type, size_t k, size_t nb, int n_threads, size_t *packed_elements,
+                            qr_error *err)
 {
     (void) n_threads;
     *out = NULL;
-    if (bf16 || nb % QR_PANEL != 0)
+    if (type != QR_GEMM_F32 || nb % QR_PANEL != 0)
         return qr_fail(err, QR_E_UNSUPPORTED, "the portable matrix kernel needs f32 and blocks of %d outputs, found %s and %zu", QR_PANEL,
-                       bf16 ? "bf16" : "f32", nb);
+                       qr_gemm_type_name(type), nb);
     qr_gemm_kernel *kernel = qr_calloc(1, sizeof *kernel);
     if (kernel == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for a matrix kernel");
     *kernel = (qr_gemm_kernel){k, nb, qr_kernels_get()};
@@ -38,7 +39,7 @@ static int plain_pack(qr_gemm_kernel *kernel, int thread, void *packed, const vo
     return 0;
 }
 
-static int plain_run(qr_gemm_kernel *kernel, int thread, float *c, const void *a, const void *packed, size_t rows)
+static int plain_run(qr_gemm_kernel *kernel, int thread, void *c, const void *a, const void *packed, size_t rows)
 {
     (void) thread;
     kernel->kernels->gemm(c, a, packed, rows, kernel->k, kernel->nb);

@@ -50,7 +50,7 @@ int qr_attend_agree(qr_attend_fn one, qr_attend_fn other, size_t head_dim)
                           .prefix = {kt, v, CHECK_PREFIX},
                           .own = {kt, v, CHECK_OWN},
                           .first_pos = CHECK_OWN - CHECK_ROWS,
-                          .out = {out[i], width, 0, 0},
+                          .out = {out[i], width, 0, 0, NULL},
                           .scratch = scratch};
         (i == 0 ? one : other)(&call);
     }

@@ -25,6 +25,7 @@ typedef struct qr_rows {
     void *data;
     size_t width; /* elements of a row as stored; a multiple of QR_LINE in tiles */
     int bf16, tiled;
+    float *scales; /* [n_rows], or NULL; if not NULL, data is int8_t, contiguous, and this what to multiply a row by */
 } qr_rows;
 
 typedef struct qr_row {
@@ -96,6 +97,13 @@ typedef struct qr_kernels {
     void (*narrow_bf16)(uint16_t *y, const float *x, size_t n);
     /* c[m][nb] = a[m][k] . b^T for m = rows; b packed in panels. Portable GEMM, used where oneDNN is absent. */
     void (*gemm)(float *c, const float *a, const float *b, size_t rows, size_t k, size_t nb);
+    /* y [n] = round(x / scale) in -127 .. 127, x and y [n]; returns scale = max |x| / 127, 0 if all are zero, NaN if one is not finite.
+     * factors not NULL: x is first multiplied by them [n], in place. block > 0, a power of two of at least QR_KEY_BLOCK that divides n: x
+     * is then rotated, in place: by the unscaled Hadamard transform of each block, which spreads what single elements hold. Products of
+     * rotated rows are `block` times as large. */
+    float (*quantize)(int8_t *y, float *x, size_t n, const float *factors, size_t block);
+    /* c [rows][nb], sums of products of 8-bit integers (int32_t in the place of floats), to f32 times both scales */
+    void (*dequantize)(float *c, size_t rows, size_t nb, const float *row_scales, const float *column_scales);
 } qr_kernels;
 
 /* The variant for the level in use (features.h). */

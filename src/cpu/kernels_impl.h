@@ -2,8 +2,8 @@
  *
  * An including file defines: VN (floats per vector), vf (the type), and the operations v_load, v_store, v_set1, v_add, v_sub, v_mul,
  * v_fma(a, b, c) = a * b + c with one rounding where the machine has it, v_max, v_div, v_hsum, v_hmax (in a fixed order), v_exp2i(n) =
- * 2^n for integral n, v_round, v_load_bf16, v_store_bf16, v_load_f16, v_mask_from(limit, index of lane 0): x where lane < limit, else -inf;
- * ROWS (query rows kept in registers by attention and GEMM) and KERNEL_NAME. VN divides QR_KEY_BLOCK.
+ * 2^n for integral n, v_round, v_hadamard (of the lanes), v_load_bf16, v_store_bf16, v_load_f16, v_mask_from(limit, index of lane 0): x
+ * where lane < limit, else -inf; ROWS (query rows kept in registers by attention and GEMM) and KERNEL_NAME. VN divides QR_KEY_BLOCK.
  *
  * Sums run in one fixed order per row. Tails shorter than a vector go through a zero-padded copy: zeros change no sum, and no load
  * crosses the end of an array.
@@ -226,6 +226,72 @@ static void gemm(float *c, const float *a, const float *b, size_t rows, size_t k
     }
 }
 
+/* ---- 8 bits ------------------------------------------------------------------------------------------------------------------- */
+
+static void rotate(float *x, size_t n, size_t block)
+{
+    for (float *end = x + n; x < end; x += block) {
+        for (size_t i = 0; i < block; i += VN) v_store(x + i, v_hadamard(v_load(x + i)));
+        size_t h = VN;
+        for (; 4 * h <= block; h *= 4) /* two steps at once */
+            for (size_t i = 0; i < block; i += 4 * h)
+                for (size_t j = i; j < i + h; j += VN) {
+                    vf a = v_load(x + j), b = v_load(x + j + h), c = v_load(x + j + 2 * h), d = v_load(x + j + 3 * h);
+                    vf ab = v_add(a, b), cd = v_add(c, d), a_b = v_sub(a, b), c_d = v_sub(c, d);
+                    v_store(x + j, v_add(ab, cd));
+                    v_store(x + j + h, v_add(a_b, c_d));
+                    v_store(x + j + 2 * h, v_sub(ab, cd));
+                    v_store(x + j + 3 * h, v_sub(a_b, c_d));
+                }
+        for (; h < block; h *= 2)
+            for (size_t j = 0; j < h; j += VN) {
+                vf a = v_load(x + j), b = v_load(x + j + h);
+                v_store(x + j, v_add(a, b));
+                v_store(x + j + h, v_sub(a, b));
+            }
+    }
+}
+
+static float quantize(int8_t *y, float *x, size_t n, const float *factors, size_t block)
+{
+    if (factors != NULL)
+        for (size_t i = 0; i < n; i++) x[i] *= factors[i];
+    if (block > 0) rotate(x, n, block);
+    uint32_t most = 0; /* as bits, where the order of magnitudes is that of integers, and a NaN the largest of all */
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        bits &= 0x7fffffffu;
+        most = bits > most ? bits : most;
+    }
+    float largest;
+    memcpy(&largest, &most, sizeof largest);
+    if (most >= 0x7f800000u || largest < 0x1p-100f) { /* all zero, or so small that 127 / largest is not finite */
+        memset(y, 0, n);
+        return most >= 0x7f800000u ? NAN : 0;
+    }
+    const float inverse = 127.0f / largest, magic = 0x1.8p23f; /* adding it leaves the nearest integer in the lowest bits */
+    for (size_t i = 0; i < n; i++) {
+        float shifted = x[i] * inverse + magic;
+        uint32_t bits;
+        memcpy(&bits, &shifted, sizeof bits);
+        y[i] = (int8_t) (uint8_t) bits;
+    }
+    return largest / 127.0f;
+}
+
+static void dequantize(float *c, size_t rows, size_t nb, const float *row_scales, const float *column_scales)
+{
+    for (size_t r = 0; r < rows; r++, c += nb) {
+        const float scale = row_scales[r];
+        for (size_t i = 0; i < nb; i++) {
+            int32_t sum;
+            memcpy(&sum, c + i, sizeof sum);
+            c[i] = (float) sum * scale * column_scales[i];
+        }
+    }
+}
+
 static const qr_kernels table = {
     .name = KERNEL_NAME,
     .rmsnorm = rmsnorm,
@@ -237,4 +303,6 @@ static const qr_kernels table = {
     .widen_f16 = widen_f16,
     .narrow_bf16 = narrow_bf16,
     .gemm = gemm,
+    .quantize = quantize,
+    .dequantize = dequantize,
 };

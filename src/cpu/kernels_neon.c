@@ -18,6 +18,14 @@ static inline vf v_div(vf a, vf b) { return vdivq_f32(a, b); }
 static inline vf v_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
 static inline vf v_max(vf a, vf b) { return vmaxq_f32(a, b); }
 static inline vf v_round(vf a) { return vrndnq_f32(a); }
+/* The Hadamard transform of the lanes, unscaled. */
+static inline vf v_hadamard(vf a)
+{
+    static const float by1[VN] = {1, -1, 1, -1}, by2[VN] = {1, 1, -1, -1};
+    a = vfmaq_f32(vrev64q_f32(a), a, vld1q_f32(by1));
+    return vfmaq_f32(vextq_f32(a, a, 2), a, vld1q_f32(by2));
+}
+
 static inline float v_hsum(vf a) { return vaddvq_f32(a); }
 static inline float v_hmax(vf a) { return vmaxvq_f32(a); }
 static inline vf v_exp2i(vf n) { return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23)); }

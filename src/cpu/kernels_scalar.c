@@ -14,6 +14,7 @@ static inline vf v_mul(vf a, vf b) { return a * b; }
 static inline vf v_div(vf a, vf b) { return a / b; }
 static inline vf v_fma(vf a, vf b, vf c) { return a * b + c; } /* two roundings: fmaf() without hardware is a slow library call */
 static inline vf v_max(vf a, vf b) { return a > b ? a : b; }
+static inline vf v_hadamard(vf a) { return a; }
 static inline float v_hsum(vf a) { return a; }
 static inline float v_hmax(vf a) { return a; }
 static inline vf v_round(vf a) { return __builtin_rintf(a); }

@@ -39,12 +39,12 @@ static size_t layout_row(const void *arg, size_t block, size_t output)
 }
 
 static qr_status pack(qr_gemm *gemm, qr_packed_model *packed, const qr_model *model, const qr_tensor *const *tensors, size_t n_tensors,
-                      size_t used, size_t half, qr_error *err)
+                      size_t used, size_t half, const qr_int8_input *input, qr_error *err)
 {
     layout l = {0, used, half};
     for (size_t i = 0; i < n_tensors; i++) l.n += tensors[i]->dims[0];
     size_t per_block = half > 0 ? 2 * half : used;
-    qr_gemm_source source = {tensors, n_tensors, layout_row, &l};
+    qr_gemm_source source = {tensors, n_tensors, layout_row, &l, input ? input->rotation : 0, input ? input->factors : NULL};
     qr_status status = qr_gemm_pack(gemm, packed->lib, tensors[0]->dims[1], l.n, round_up(per_block, QR_PANEL),
                                     (l.n + per_block - 1) / per_block, &source, err);
     for (size_t i = 0; i < n_tensors; i++) qr_checkpoint_release(&model->ckpt, tensors[i]);
@@ -55,16 +55,18 @@ static qr_status pack(qr_gemm *gemm, qr_packed_model *packed, const qr_model *mo
 static size_t block_outputs(size_t n) { return n < BLOCK_OUTPUTS ? round_up(n, QR_PANEL) : BLOCK_OUTPUTS; }
 
 static qr_status pack_layer(qr_packed_layer *to, qr_packed_model *packed, const qr_model *model, const qr_layer_weights *from,
-                            qr_error *err)
+                            const qr_int8_input *in, qr_error *err)
 {
     const qr_config *c = packed->config;
     size_t heads = packed->heads_per_block * c->head_dim;
     const qr_tensor *kv[] = {from->k_proj, from->v_proj}, *gate_up[] = {from->gate_proj, from->up_proj};
-    qr_status status = pack(&to->q, packed, model, &from->q_proj, 1, heads, 0, err);
-    if (status == QR_OK) status = pack(&to->kv, packed, model, kv, 2, heads, 0, err);
-    if (status == QR_OK) status = pack(&to->o, packed, model, &from->o_proj, 1, block_outputs(c->hidden), 0, err);
-    if (status == QR_OK) status = pack(&to->gate_up, packed, model, gate_up, 2, 0, packed->gate_up_half, err);
-    if (status == QR_OK) status = pack(&to->down, packed, model, &from->down_proj, 1, block_outputs(c->hidden), 0, err);
+    const qr_int8_input *inputs[QR_N_INPUTS] = {0};
+    for (size_t i = 0; in != NULL && i < QR_N_INPUTS; i++) inputs[i] = &in[i];
+    qr_status status = pack(&to->q, packed, model, &from->q_proj, 1, heads, 0, inputs[QR_IN_QKV], err);
+    if (status == QR_OK) status = pack(&to->kv, packed, model, kv, 2, heads, 0, inputs[QR_IN_QKV], err);
+    if (status == QR_OK) status = pack(&to->o, packed, model, &from->o_proj, 1, block_outputs(c->hidden), 0, inputs[QR_IN_O], err);
+    if (status == QR_OK) status = pack(&to->gate_up, packed, model, gate_up, 2, 0, packed->gate_up_half, inputs[QR_IN_GATE_UP], err);
+    if (status == QR_OK) status = pack(&to->down, packed, model, &from->down_proj, 1, block_outputs(c->hidden), 0, inputs[QR_IN_DOWN], err);
     return status;
 }
 
@@ -106,7 +108,7 @@ static qr_status allocate(qr_packed_model *packed, qr_error *err)
 }
 
 qr_status qr_packed_model_open(qr_packed_model *packed, const qr_model *model, qr_gemm_lib *lib, size_t n_positions, uint32_t yes_id,
-                               uint32_t no_id, qr_error *err)
+                               uint32_t no_id, const qr_int8_plan *plan, qr_error *err)
 {
     const qr_config *c = &model->config;
     *packed = (qr_packed_model){.config = c, .lib = lib, .embed = model->embed, .n_positions = n_positions};
@@ -122,7 +124,7 @@ qr_status qr_packed_model_open(qr_packed_model *packed, const qr_model *model, q
         to->post_norm = take_norm(&norms, from->post_norm);
         to->q_norm = take_norm(&norms, from->q_norm);
         to->k_norm = take_norm(&norms, from->k_norm);
-        status = pack_layer(to, packed, model, from, err);
+        status = pack_layer(to, packed, model, from, plan != NULL ? qr_int8_plan_at(plan, i, QR_IN_QKV) : NULL, err);
         if (status != QR_OK) qr_fail_prefix(err, status, "layer %zu", i);
     }
     if (status != QR_OK) {

@@ -3,6 +3,7 @@
 #define QR_CPU_PACKED_MODEL_H
 
 #include "cpu/gemm.h"
+#include "cpu/int8.h"
 #include "model/weights.h"
 
 typedef struct qr_packed_layer {
@@ -26,9 +27,10 @@ typedef struct qr_packed_model {
     size_t bytes;           /* of packed weights and tables */
 } qr_packed_model;
 
-/* Packs everything, with all threads; each tensor's file pages are released as soon as it is packed. */
+/* Packs everything, with all threads; each tensor's file pages are released as soon as it is packed. The plan, for int8, is
+ * borrowed until close; else NULL. */
 qr_status qr_packed_model_open(qr_packed_model *packed, const qr_model *model, qr_gemm_lib *lib, size_t n_positions, uint32_t yes_id,
-                               uint32_t no_id, qr_error *err);
+                               uint32_t no_id, const qr_int8_plan *plan, qr_error *err);
 void qr_packed_model_close(qr_packed_model *packed);
 
 /* out [hidden] f32 = embedding of a token */

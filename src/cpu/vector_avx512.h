@@ -20,6 +20,17 @@ static inline vf v_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 static inline vf v_max(vf a, vf b) { return _mm512_max_ps(a, b); }
 static inline vf v_round(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 static inline vf v_exp2i(vf n) { return _mm512_scalef_ps(_mm512_set1_ps(1.0f), n); }
+/* The Hadamard transform of the lanes, unscaled. */
+static inline vf v_hadamard(vf a)
+{
+    const __m512 by1 = _mm512_castsi512_ps(_mm512_set1_epi64((long long) 0xbf8000003f800000u)); /* 1, -1, 1, -1, ... */
+    const __m512 one = _mm512_set1_ps(1.0f), minus = _mm512_set1_ps(-1.0f);
+    a = _mm512_fmadd_ps(a, by1, _mm512_permute_ps(a, 0xb1));
+    a = _mm512_fmadd_ps(a, _mm512_mask_blend_ps(0xcccc, one, minus), _mm512_permute_ps(a, 0x4e));
+    a = _mm512_fmadd_ps(a, _mm512_mask_blend_ps(0xf0f0, one, minus), _mm512_shuffle_f32x4(a, a, 0xb1));
+    return _mm512_fmadd_ps(a, _mm512_mask_blend_ps(0xff00, one, minus), _mm512_shuffle_f32x4(a, a, 0x4e));
+}
+
 static inline float v_hsum(vf a) { return _mm512_reduce_add_ps(a); }
 static inline float v_hmax(vf a) { return _mm512_reduce_max_ps(a); }
 

@@ -126,6 +126,7 @@ typedef struct qr_backend_cfg {
     const qr_sample *sample;   /* for backends without needs_model; borrowed until close */
     const uint32_t *first_ids; /* [n_first_ids], what every prompt with the default instruction begins with; borrowed until close */
     size_t n_first_ids;
+    const qr_batch *calibration; /* prompts to check 8-bit products with (calibration.h), or NULL; borrowed for open */
 } qr_backend_cfg;
 
 typedef struct qr_backend_info {

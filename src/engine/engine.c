@@ -6,6 +6,7 @@
 
 #include "base/mem.h"
 #include "base/system.h"
+#include "engine/calibration.h"
 #include "engine/sample.h"
 #include "engine/scheduler.h"
 #include "model/builtin.h"
@@ -28,9 +29,10 @@ struct qr_engine {
     const qr_backend_ops *ops;
     qr_backend_cfg cfg;
     qr_sample_store sample;
-    qr_ids first_ids;      /* what cfg.first_ids points to */
-    char *place[N_PLACES]; /* what cfg.place points to */
-    char **urls;           /* [cfg.place.vllm.n_urls] */
+    qr_calibration *calibration; /* or NULL */
+    qr_ids first_ids;            /* what cfg.first_ids points to */
+    char *place[N_PLACES];       /* what cfg.place points to */
+    char **urls;                 /* [cfg.place.vllm.n_urls] */
     qr_scheduler *scheduler;
     double load_seconds;
     pid_t process; /* the one with its thread */
@@ -153,11 +155,20 @@ static qr_status find_first_ids(qr_engine *e, qr_error *err)
     return status == QR_E_TOO_LONG ? QR_OK : status;
 }
 
+static qr_status make_calibration(qr_engine *e, qr_error *err)
+{
+    if ((e->calibration = qr_calloc(1, sizeof *e->calibration)) == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for the engine");
+    qr_status status = qr_calibration_make(e->calibration, e->prompt, e->cfg.max_length, err);
+    e->cfg.calibration = &e->calibration->prompts;
+    return status;
+}
+
 static qr_status start_scheduler(qr_engine *e, const qr_options *o, qr_error *err)
 {
     qr_status status;
     if (e->ops->needs_model) {
         if ((status = find_first_ids(e, err)) != QR_OK) return status;
+        if (o->dtype == QR_DTYPE_INT8 && (status = make_calibration(e, err)) != QR_OK) return status;
         e->cfg.model = &e->model;
     } else {
         if ((status = qr_sample_make(&e->sample, e->tokenizer, e->prompt, e->cfg.max_length, err)) != QR_OK) return status;
@@ -232,6 +243,8 @@ void qr_engine_close(qr_engine *e)
     for (size_t i = 0; e->urls != NULL && i < e->cfg.place.vllm.n_urls; i++) qr_free(e->urls[i]);
     qr_free(e->urls);
     qr_sample_deinit(&e->sample);
+    if (e->calibration != NULL) qr_calibration_deinit(e->calibration);
+    qr_free(e->calibration);
     qr_ids_deinit(&e->first_ids);
     qr_free(e);
 }

@@ -163,7 +163,7 @@ def test_mistakes_elsewhere(write):
     warned = cli("config", env=environment(QWEN_RERANK_PROT="1")).stderr.decode()
     assert "unknown variable QWEN_RERANK_PROT; did you mean QWEN_RERANK_PORT?" in warned
     assert 'backend "pytorch" cannot be used here' in fails(1, "serve", "--profile", "qwen3_06b_cuda")
-    assert "not in int8" in fails(4, "score", "--dtype", "int8", stdin='{"query":"a","document":"b"}')
+    assert "not in f16" in fails(4, "score", "--dtype", "f16", stdin='{"query":"a","document":"b"}')
 
 
 def test_several_backends_in_order(tmp_path):

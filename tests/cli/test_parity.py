@@ -68,7 +68,7 @@ def native_bf16():
         (["--backends", "cpu,"], b"", 2, "expected up to 16 of NAME"),
         (["--backends", "cpu:f31,cpu"], b"", 2, 'found "f31"'),
         (["--backends", "cpu,nothing"], b"", 2, 'no backend "nothing"'),
-        (["--backends", "cpu:int8,cpu"], b"", 4, "int8"),
+        (["--backends", "cpu:f16,cpu"], b"", 4, "f16"),
         (["--backends", "cpu,cpu", "--pairs", "-"], b"", 3, "found none"),
         (["--backends", "cpu,cpu", "--pairs", "-"], b'{"query": "q"}\n', 3, 'standard input:1: "document": expected a string'),
         (["--backends", "cpu,cpu", "--pairs", "-"], b'\n{"query"\n', 3, "standard input:2: "),

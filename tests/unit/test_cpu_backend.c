@@ -1,5 +1,6 @@
 /* The CPU backend against golden scores, at the level of token ids: accuracy in both precisions, and the promise that a score does not
  * depend on the batch, its order, the budget, the threads or the prefix cache. Also: cancelling, long sequences, repeated use. */
+#define _POSIX_C_SOURCE 200809L /* setenv */
 #include "golden.h"
 
 #include "cpu/features.h"
@@ -131,6 +132,152 @@ static void test_bf16_golden(void **state)
 {
     (void) state;
     for (size_t k = 0; k < 3; k++) check_bf16_golden(checkpoints[k]);
+}
+
+typedef struct own_prompts {
+    qr_prefix prefixes[64];
+    qr_seq seqs[64];
+    qr_batch batch;
+} own_prompts;
+
+/* The golden prompts themselves to judge int8 by. */
+static void make_prompts(own_prompts *p, const fixture *f)
+{
+    for (size_t i = 0; i < f->n; i++) {
+        p->prefixes[i] = (qr_prefix){f->golden.cases[i].ids, SPLIT};
+        p->seqs[i] = (qr_seq){f->golden.cases[i].ids + SPLIT, f->golden.cases[i].n - SPLIT, i};
+    }
+    p->batch = (qr_batch){p->prefixes, f->n, p->seqs, f->n, NULL};
+}
+
+static qr_status open_int8(qr_backend **b, const fixture *f, const own_prompts *prompts, int threads, size_t budget, size_t cache,
+                           qr_error *err)
+{
+    qr_backend_cfg cfg = {.model = &f->model,
+                          .yes_id = YES,
+                          .no_id = NO,
+                          .dtype = QR_DTYPE_INT8,
+                          .threads = threads,
+                          .max_length = 256,
+                          .max_batch_tokens = budget,
+                          .prefix_cache_bytes = cache,
+                          .calibration = prompts ? &prompts->batch : NULL};
+    return qr_backend_cpu.open(b, &cfg, err);
+}
+
+/* Whether it was refused; opened in any case. */
+static int open_int8_anyway(qr_backend **b, const fixture *f, const own_prompts *prompts, int threads, size_t budget, size_t cache)
+{
+    qr_error err = {0};
+    qr_status status = open_int8(b, f, prompts, threads, budget, cache, &err);
+    if (status == QR_OK) return 0;
+    assert_int_equal(status, QR_E_UNSUPPORTED);
+    assert_non_null(strstr(err.msg, "too far"));
+    setenv("QR_INT8_ANYWAY", "1", 1);
+    if (open_int8(b, f, prompts, threads, budget, cache, &err) != QR_OK) fail_msg("%s", err.msg);
+    unsetenv("QR_INT8_ANYWAY");
+    return 1;
+}
+
+/* Outliers as trained models have them, in a way that leaves the model's results as they are: some channels of what products read are 64
+ * times as large, and the weights that read them as much smaller, exactly. */
+static void plant_outliers(const fixture *f)
+{
+    const qr_config *c = &f->model.config;
+    for (size_t l = 0; l < c->n_layers; l++) {
+        qr_layer_weights *w = &f->model.layers[l];
+        const qr_tensor **readers[2][3] = {{&w->q_proj, &w->k_proj, &w->v_proj}, {&w->gate_proj, &w->up_proj}};
+        const qr_tensor **norms[2] = {&w->input_norm, &w->post_norm};
+        for (size_t i = 0; i < 8; i++) {
+            const qr_tensor **slot = i < 2 ? norms[i] : i < 5 ? readers[0][i - 2] : i < 7 ? readers[1][i - 5] : &w->down_proj;
+            qr_tensor *t = malloc(sizeof *t); /* freed by nobody: tests are short */
+            uint16_t *data = malloc((*slot)->n_bytes);
+            assert_int_equal((*slot)->type, QR_T_BF16);
+            memcpy(data, (*slot)->data, (*slot)->n_bytes);
+            *t = **slot;
+            t->data = (unsigned char *) data;
+            t->shard = -1;
+            size_t cols = i < 2 ? 1 : t->dims[1];
+            for (size_t e = 0; e < t->n_elements; e++) {
+                size_t channel = i < 2 ? e : e % cols;
+                int up = i < 2 && channel % 101 == 7, down = i >= 2 && i < 7 && channel % 101 == 7;
+                if (i == 6) up = e / cols % 97 == 5; /* rows of up_proj make channels of what down_proj reads */
+                if (i == 7) down = channel % 97 == 5;
+                if ((data[e] & 0x7f80) != 0) data[e] = (uint16_t) (data[e] + (up ? 6 << 7 : 0) - (down ? 6 << 7 : 0)); /* 64 is 2^6 */
+            }
+            *slot = t;
+        }
+    }
+}
+
+/* Int8 is judged before it is used: what passes ranks as f32 does, and what it would have done to the others is no more than the project's
+ * bound, 2.5 times the error of transformers in bf16. */
+static void check_int8_golden(const char *checkpoint, int outliers)
+{
+    fixture f = open_fixture(checkpoint);
+    if (outliers) plant_outliers(&f);
+    own_prompts prompts;
+    make_prompts(&prompts, &f);
+    size_t order[64] = {0};
+    for (size_t i = 0; i < f.n; i++) order[i] = i;
+    qr_backend *b;
+    int refused = open_int8_anyway(&b, &f, &prompts, 2, 1024, 1 << 20);
+    double margins[64], mean = 0, hf_mean = 0, agree = 0, hf_agree = 0, pairs = 0;
+    score(b, &f.golden, order, f.n, margins);
+    for (size_t i = 0; i < f.n; i++) {
+        const golden_case *c = &f.golden.cases[i];
+        mean += fabs(margins[i] - c->margin) / (double) f.n;
+        hf_mean += fabs(c->hf_bf16_margin - c->margin) / (double) f.n;
+        for (size_t j = 0; j < i; j++) {
+            const golden_case *other = &f.golden.cases[j];
+            double right = c->margin - other->margin, ours = margins[i] - margins[j], hf = c->hf_bf16_margin - other->hf_bf16_margin;
+            agree += (right * ours > 0) - (right * ours < 0);
+            hf_agree += (right * hf > 0) - (right * hf < 0);
+            pairs++;
+        }
+    }
+    printf("%s int8%s: margin error mean %.3f, Kendall's tau %.3f; transformers bf16 %.3f, %.3f; %s\n", checkpoint,
+           outliers ? ", outliers planted" : "", mean, agree / pairs, hf_mean, hf_agree / pairs, refused ? "refused" : "taken");
+    assert_true(mean <= 2.5 * hf_mean);
+    assert_true(refused || agree / pairs >= 0.97 - 2 / pairs); /* beside our own f32 it is 0.97: one pair may be nearly equal */
+    qr_backend_cpu.close(b);
+    close_fixture(&f);
+}
+
+static void test_int8_golden(void **state)
+{
+    (void) state;
+    if (!qr_cpu_get()->native_int8) skip();
+    for (size_t k = 0; k < 3; k++) {
+        check_int8_golden(checkpoints[k], 0);
+        check_int8_golden(checkpoints[k], 1);
+    }
+}
+
+/* Nothing to judge it by: refused. What is opened gives the same bits whatever else is in the batch. */
+static void test_int8(void **state)
+{
+    (void) state;
+    fixture f = open_fixture("micro-1");
+    own_prompts prompts;
+    make_prompts(&prompts, &f);
+    qr_backend *b;
+    qr_error err = {0};
+    assert_int_equal(open_int8(&b, &f, NULL, 1, 1024, 0, &err), QR_E_UNSUPPORTED);
+    assert_null(b);
+    if (qr_cpu_get()->native_int8) {
+        double alone[64], margins[64];
+        size_t order[64];
+        for (size_t i = 0; i < f.n; i++) order[i] = f.n - 1 - i;
+        (void) open_int8_anyway(&b, &f, &prompts, 1, 256, 0);
+        for (size_t i = 0; i < f.n; i++) score(b, &f.golden, &i, 1, &alone[i]);
+        qr_backend_cpu.close(b);
+        (void) open_int8_anyway(&b, &f, &prompts, 3, 4096, 1 << 20);
+        score(b, &f.golden, order, f.n, margins);
+        for (size_t i = 0; i < f.n; i++) assert_true(margins[i] == alone[order[i]]);
+        qr_backend_cpu.close(b);
+    }
+    close_fixture(&f);
 }
 
 /* Every way of asking gives the same bits. */
@@ -332,9 +479,17 @@ static void test_amx(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_f32_golden),        cmocka_unit_test(test_bf16_golden),    cmocka_unit_test(test_independence_f32),
-        cmocka_unit_test(test_independence_bf16), cmocka_unit_test(test_long_sequences), cmocka_unit_test(test_cancel_and_reuse),
-        cmocka_unit_test(test_common_beginnings), cmocka_unit_test(test_first_ids),      cmocka_unit_test(test_amx),
+        cmocka_unit_test(test_f32_golden),
+        cmocka_unit_test(test_bf16_golden),
+        cmocka_unit_test(test_int8_golden),
+        cmocka_unit_test(test_int8),
+        cmocka_unit_test(test_independence_f32),
+        cmocka_unit_test(test_independence_bf16),
+        cmocka_unit_test(test_long_sequences),
+        cmocka_unit_test(test_cancel_and_reuse),
+        cmocka_unit_test(test_common_beginnings),
+        cmocka_unit_test(test_first_ids),
+        cmocka_unit_test(test_amx),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -71,11 +71,11 @@ static void check(int bf16, qr_tensor_type type, size_t k, size_t n, size_t used
     if (type == QR_T_I8) tensor.scales = &scale;
     const qr_tensor *tensors[] = {&tensor};
     rows map = {used, n};
-    qr_gemm_source source = {tensors, 1, row_of, &map};
+    qr_gemm_source source = {tensors, 1, row_of, &map, 0, NULL};
     qr_gemm_lib *lib;
     qr_gemm g;
     qr_error err = {0};
-    if (qr_gemm_lib_open(&lib, bf16, 1, 2, &err) != QR_OK) fail_msg("%s", err.msg);
+    if (qr_gemm_lib_open(&lib, bf16 ? QR_GEMM_BF16 : QR_GEMM_F32, 1, 2, &err) != QR_OK) fail_msg("%s", err.msg);
     if (qr_gemm_pack(&g, lib, k, n, nb, (n + used - 1) / used, &source, &err) != QR_OK) fail_msg("%s", err.msg);
     qr_rows rows_of_a = qr_gemm_lib_rows(lib, k);
     rows_of_a.data = calloc(m * rows_of_a.width, sizeof(float));
@@ -152,11 +152,63 @@ static void test_amx(void **state)
     qr_gemm_tiled = NULL;
 }
 
+/* Rows and weights of few values: integers hold them exactly, so that the product is exact but for the scales' rounding. */
+static void test_int8(void **state)
+{
+    (void) state;
+    if (!qr_cpu_get()->native_int8) skip();
+    for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++)
+        for (int turned = 0; turned < 2; turned++) {
+            size_t k = shapes[s].k, n = shapes[s].n, nb = shapes[s].nb, rotation = turned ? qr_gemm_rotation(k) : 0, m = QR_TILE_ROWS;
+            if (turned && rotation == 0) continue;
+            float *w = malloc(n * k * sizeof *w), *a = malloc(m * k * sizeof *a), *wide = malloc(k * sizeof *wide);
+            float *c = aligned_alloc(64, m * nb * sizeof *c), *factors = malloc(k * sizeof *factors);
+            for (size_t i = 0; i < n * k; i++) w[i] = rnd();
+            for (size_t i = 0; i < m * k; i++) a[i] = rnd();
+            for (size_t i = 0; i < k; i++) factors[i] = i % 2 ? 4.0f : -0.25f;
+            qr_tensor tensor = {
+                .name = "w", .type = QR_T_F32, .n_dims = 2, .dims = {n, k}, .n_elements = n * k, .data = (void *) w, .n_bytes = n * k * 4};
+            const qr_tensor *tensors[] = {&tensor};
+            rows map = {shapes[s].used, n};
+            qr_gemm_source source = {tensors, 1, row_of, &map, rotation, factors};
+            qr_gemm_lib *lib;
+            qr_gemm g;
+            qr_error err = {0};
+            if (qr_gemm_lib_open(&lib, QR_GEMM_INT8, 1, 2, &err) != QR_OK) fail_msg("%s", err.msg);
+            if (qr_gemm_pack(&g, lib, k, n, nb, (n + map.used - 1) / map.used, &source, &err) != QR_OK) fail_msg("%s", err.msg);
+            qr_rows eight = {.data = malloc(m * k), .width = k, .scales = malloc(m * sizeof(float))};
+            for (size_t r = 0; r < m; r++) {
+                memcpy(wide, a + r * k, k * sizeof *wide);
+                eight.scales[r] = qr_kernels_get()->quantize((int8_t *) eight.data + r * k, wide, k, g.factors, g.rotation);
+            }
+            for (size_t b = 0; b < g.n_blocks; b++) {
+                qr_gemm_tile(&g, lib, 1, c, &eight, 0, qr_gemm_block(&g, lib, 1, b), m);
+                for (size_t r = 0; r < m; r++)
+                    for (size_t j = 0; j < nb; j++) {
+                        size_t row = row_of(&map, b, j);
+                        double sum = 0, size = 0;
+                        for (size_t i = 0; i < k && row != QR_SIZE_NONE; i++) {
+                            sum += (double) a[r * k + i] * (double) w[row * k + i];
+                            size += 1;
+                        }
+                        /* each side is off by up to half a step of 1/127 of its row's largest element, which factors of 4 and 1/4 make 16
+                         * times as large as the smallest; errors of k products add up like their square root, five times that is never */
+                        if (!(fabs((double) c[r * nb + j] - sum) <= 5 * 16 * 2 * 0.5 / 127 * sqrt(size) + 1e-6))
+                            fail_msg("k %zu n %zu row %zu column %zu: %.9g, expected %.9g", k, n, r, j, (double) c[r * nb + j], sum);
+                    }
+            }
+            assert_false(qr_gemm_failed(lib));
+            qr_gemm_deinit(&g);
+            qr_gemm_lib_close(lib);
+            free(w), free(a), free(wide), free(c), free(factors), free(eight.data), free(eight.scales);
+        }
+}
+
 /* A kernel that is wrong on this very processor must not be used. */
-static int wrong_run(qr_gemm_kernel *kernel, int thread, float *c, const void *a, const void *packed, size_t n_rows)
+static int wrong_run(qr_gemm_kernel *kernel, int thread, void *c, const void *a, const void *packed, size_t n_rows)
 {
     int failed = emulated_amx->run(kernel, thread, c, a, packed, n_rows);
-    c[0] += 1;
+    ((float *) c)[0] += 1;
     return failed;
 }
 
@@ -169,7 +221,7 @@ static void test_wrong_kernel(void **state)
     qr_gemm_tiled = &wrong;
     qr_gemm_lib *lib;
     qr_error err = {0};
-    assert_int_equal(qr_gemm_lib_open(&lib, 1, 1, 1, &err), QR_OK);
+    assert_int_equal(qr_gemm_lib_open(&lib, QR_GEMM_BF16, 1, 1, &err), QR_OK);
     assert_false(qr_gemm_lib_rows(lib, 40).tiled);
     qr_gemm_lib_close(lib);
     qr_gemm_tiled = NULL;
@@ -184,13 +236,13 @@ static void test_out_of_memory(void **state)
         .name = "w", .type = QR_T_F32, .n_dims = 2, .dims = {16, 2}, .n_elements = 32, .data = (const unsigned char *) w, .n_bytes = 128};
     const qr_tensor *tensors[] = {&tensor};
     rows map = {16, 16};
-    qr_gemm_source source = {tensors, 1, row_of, &map};
+    qr_gemm_source source = {tensors, 1, row_of, &map, 0, NULL};
     for (long at = 1; at < 200; at++) {
         qr_gemm_lib *lib = NULL;
         qr_gemm g = {0};
         qr_error err = {0};
         qr_mem_fail_at(at);
-        qr_status status = qr_gemm_lib_open(&lib, 0, 0, 1, &err);
+        qr_status status = qr_gemm_lib_open(&lib, QR_GEMM_F32, 0, 1, &err);
         if (status == QR_OK) status = qr_gemm_pack(&g, lib, 2, 16, 16, 1, &source, &err);
         qr_mem_fail_at(0);
         qr_gemm_deinit(&g);
@@ -254,8 +306,8 @@ static void test_mlx(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_f32),          cmocka_unit_test(test_mlx),
-                                       cmocka_unit_test(test_bf16),         cmocka_unit_test(test_amx),
-                                       cmocka_unit_test(test_wrong_kernel), cmocka_unit_test(test_out_of_memory)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_f32),  cmocka_unit_test(test_mlx),          cmocka_unit_test(test_bf16),         cmocka_unit_test(test_amx),
+        cmocka_unit_test(test_int8), cmocka_unit_test(test_wrong_kernel), cmocka_unit_test(test_out_of_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

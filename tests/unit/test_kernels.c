@@ -110,6 +110,80 @@ static void test_rmsnorm(void **state)
             }
 }
 
+/* Integers are within half a step of the row, rotated or not, and rotation changes no product. */
+static void test_quantize(void **state)
+{
+    (void) state;
+    static const struct {
+        size_t n, block;
+    } cases[] = {{1, 0}, {15, 0}, {16, 16}, {33, 0}, {48, 16}, {64, 32}, {96, 32}, {129, 0}, {256, 128}, {512, 512}, {3072, 1024}};
+    for (size_t v = 0; v < n_variants; v++)
+        for (size_t l = 0; l < sizeof cases / sizeof cases[0]; l++) {
+            size_t n = cases[l].n, block = cases[l].block;
+            guarded gx, gw, gf, gy;
+            float *x = guard(&gx, n * 4), *w = guard(&gw, n * 4), *factors = guard(&gf, n * 4);
+            int8_t *y = guard(&gy, n);
+            double before = 0, after = 0, size = 0, largest = 0;
+            fill(x, n, 2);
+            fill(w, n, 1);
+            x[n / 2] = 100; /* an outlier */
+            for (size_t i = 0; i < n; i++) {
+                factors[i] = i % 3 ? 2.0f : -0.5f;
+                before += (double) x[i] * (double) w[i];
+                w[i] /= factors[i];
+            }
+            (void) variants[v]->quantize(y, w, n, NULL, block); /* leaves w rotated */
+            double scale = (double) variants[v]->quantize(y, x, n, factors, block);
+            for (size_t i = 0; i < n; i++) {
+                after += (double) x[i] * (double) w[i] / (block ? (double) block : 1);
+                size += fabs((double) x[i] * (double) w[i]);
+                largest = fmax(largest, fabs((double) x[i]));
+                assert_true(fabs((double) x[i] - scale * y[i]) <= 0.5001 * scale);
+                assert_in_range(y[i] + 127, 0, 254);
+            }
+            check_close(scale, largest / 127, 1e-6, 0);
+            check_close(after, before, 0, 1e-5 * size + 1e-5);
+            if (block >= 128) assert_true(largest < 100 * 2 * sqrt((double) block) / 2); /* spread over the block */
+            memset(x, 0, n * 4);
+            assert_true(variants[v]->quantize(y, x, n, NULL, block) == 0 && y[n - 1] == 0);
+            x[n - 1] = NAN;
+            assert_true(isnan(variants[v]->quantize(y, x, n, NULL, block)));
+            x[n - 1] = INFINITY;
+            assert_true(isnan(variants[v]->quantize(y, x, n, NULL, block)));
+            unguard(&gx);
+            unguard(&gw);
+            unguard(&gf);
+            unguard(&gy);
+        }
+}
+
+static void test_dequantize(void **state)
+{
+    (void) state;
+    for (size_t v = 0; v < n_variants; v++)
+        for (size_t l = 0; l < N_LENGTHS; l++) {
+            enum { R = 3 };
+            size_t nb = lengths[l];
+            guarded gc, gs;
+            float *c = guard(&gc, R * nb * 4), *scales = guard(&gs, nb * 4);
+            const float rows[R] = {0.5f, 0.1f, NAN};
+            fill(scales, nb, 1);
+            for (size_t i = 0; i < R * nb; i++) {
+                int32_t sum = (int32_t) (i * 7919) - 50000;
+                memcpy(c + i, &sum, sizeof sum);
+            }
+            variants[v]->dequantize(c, R, nb, rows, scales);
+            for (size_t i = 0; i < R * nb; i++) {
+                if (i / nb == 2) assert_true(isnan(c[i]));
+                else
+                    check_close((double) c[i], ((double) (i * 7919) - 50000) * (double) rows[i / nb] * (double) scales[i % nb], f32_error,
+                                0);
+            }
+            unguard(&gc);
+            unguard(&gs);
+        }
+}
+
 static void test_norm_rope(void **state)
 {
     (void) state;
@@ -349,7 +423,7 @@ static void run_attend(qr_attend_fn attend, float *out, const float *q, size_t n
                    .scale = scale,
                    .own = {own->kt, own->vs, own->n},
                    .first_pos = first,
-                   .out = {out, group * hd, 0, 0},
+                   .out = {out, group * hd, 0, 0, NULL},
                    .scratch = scratch};
     if (prefix->n > 0) a.prefix = (qr_kv){prefix->kt, prefix->vs, prefix->n};
     attend(&a);
@@ -438,7 +512,7 @@ int main(void)
         cmocka_unit_test(test_rmsnorm),      cmocka_unit_test(test_norm_rope),   cmocka_unit_test(test_swiglu),
         cmocka_unit_test(test_conversions),  cmocka_unit_test(test_add),         cmocka_unit_test(test_gemm),
         cmocka_unit_test(test_attend),       cmocka_unit_test(test_attend_bf16), cmocka_unit_test(test_attend_amx),
-        cmocka_unit_test(test_attend_agree),
+        cmocka_unit_test(test_attend_agree), cmocka_unit_test(test_quantize),    cmocka_unit_test(test_dequantize),
     };
     return cmocka_run_group_tests(tests, find_variants, NULL);
 }

@@ -278,8 +278,7 @@ static void reads_shards(void **state)
     }
     expect_index("{\"weight_map\":{\"a\":7}}", QR_E_FORMAT, "found 7");
     write_file("2.safetensors", "{" U8("a", "[0,4]") "}", 4);
-    expect_index("{\"weight_map\":{\"c\":\"1.safetensors\",\"a\":\"2.safetensors\"}}", QR_E_FORMAT,
-                 "expected once, found in");
+    expect_index("{\"weight_map\":{\"c\":\"1.safetensors\",\"a\":\"2.safetensors\"}}", QR_E_FORMAT, "expected once, found in");
 }
 
 static void survives_running_out_of_memory(void **state)
