@@ -2,6 +2,7 @@
 #include "cpu/tensor_f32.h"
 
 #include "cpu/kernels.h"
+#include "model/blocks.h"
 
 #include <string.h>
 
@@ -35,9 +36,34 @@ static void widen_mlx(float *to, const qr_tensor *tensor, size_t first, size_t n
     }
 }
 
+/* Rows are whole blocks, so blocks can be counted through the tensor. The first and the last may be taken in part. */
+static void widen_blocks(float *to, const qr_tensor *tensor, size_t first, size_t n)
+{
+    const size_t block = qr_tensor_type_block(tensor->type), size = qr_tensor_type_size(tensor->type);
+    float part[QR_BLOCK_MAX];
+    while (n > 0) {
+        size_t skip = first % block, m = n / block * block;
+        const unsigned char *from = tensor->data + first / block * size;
+        if (skip == 0 && m > 0) {
+            qr_blocks_f32(to, tensor->type, from, m / block);
+        } else {
+            m = block - skip < n ? block - skip : n;
+            qr_blocks_f32(part, tensor->type, from, 1);
+            memcpy(to, part + skip, m * sizeof *to);
+        }
+        to += m;
+        first += m;
+        n -= m;
+    }
+}
+
 void qr_tensor_f32(float *to, const qr_tensor *tensor, size_t first, size_t n)
 {
     const qr_kernels *k = qr_kernels_get();
+    if (qr_is_block_type(tensor->type)) {
+        widen_blocks(to, tensor, first, n);
+        return;
+    }
     const unsigned char *from = tensor->data + first * qr_tensor_type_size(tensor->type);
     uint16_t part[256];
     if (tensor->type == QR_T_F32) {
