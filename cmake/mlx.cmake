@@ -6,7 +6,8 @@ find_path(QR_MLX_INCLUDE mlx/mlx.h HINTS ${QR_MLX_ROOT}/include NO_DEFAULT_PATH 
 find_library(QR_MLX_LIBRARY mlx HINTS ${QR_MLX_ROOT}/lib ${QR_MLX_ROOT}/lib64 NO_DEFAULT_PATH REQUIRED)
 get_filename_component(QR_MLX_LIBDIR ${QR_MLX_LIBRARY} DIRECTORY)
 
-add_library(qwen-rerank-mlx MODULE src/mlx/network.cpp src/mlx/backend_mlx.cpp src/base/error.c src/base/file.c src/base/mem.c src/base/system.c)
+add_library(qwen-rerank-mlx MODULE src/mlx/network.cpp src/mlx/backend_mlx.cpp src/base/error.c src/base/file.c src/base/mem.c src/base/system.c
+  src/model/blocks.c src/model/tensor.c)
 target_include_directories(qwen-rerank-mlx PRIVATE include src)
 target_include_directories(qwen-rerank-mlx SYSTEM PRIVATE ${QR_MLX_INCLUDE})
 target_compile_definitions(qwen-rerank-mlx PRIVATE QR_VERSION="${PROJECT_VERSION}")

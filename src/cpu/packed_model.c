@@ -115,7 +115,10 @@ qr_status qr_packed_model_open(qr_packed_model *packed, const qr_model *model, q
     packed->heads_per_block = c->head_dim >= BLOCK_OUTPUTS ? 1 : BLOCK_OUTPUTS / c->head_dim;
     size_t half = round_up(c->inter, QR_PANEL / 2);
     packed->gate_up_half = half < BLOCK_OUTPUTS / 2 ? half : BLOCK_OUTPUTS / 2;
-    qr_status status = allocate(packed, err);
+    size_t yes_row = 0, no_row = 0;
+    qr_status status = qr_model_head_row(model, yes_id, &yes_row, err);
+    if (status == QR_OK) status = qr_model_head_row(model, no_id, &no_row, err);
+    if (status == QR_OK) status = allocate(packed, err);
     float *norms = packed->norms;
     for (size_t i = 0; i < c->n_layers && status == QR_OK; i++) {
         qr_packed_layer *to = &packed->layers[i];
@@ -132,8 +135,8 @@ qr_status qr_packed_model_open(qr_packed_model *packed, const qr_model *model, q
         return status;
     }
     packed->norm = take_norm(&norms, model->norm);
-    qr_tensor_f32(packed->head, model->head, (size_t) yes_id * c->hidden, c->hidden);
-    qr_tensor_f32(packed->head + c->hidden, model->head, (size_t) no_id * c->hidden, c->hidden);
+    qr_tensor_f32(packed->head, model->head, yes_row * c->hidden, c->hidden);
+    qr_tensor_f32(packed->head + c->hidden, model->head, no_row * c->hidden, c->hidden);
     fill_rope(packed);
     return QR_OK;
 }

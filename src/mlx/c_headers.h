@@ -6,4 +6,5 @@ extern "C" {
 #include "base/file.h"
 #include "base/system.h"
 #include "engine/plugin.h"
+#include "model/blocks.h"
 }

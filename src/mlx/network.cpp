@@ -27,8 +27,19 @@ template <typename T> static array copy_of(const qr_tensor &t, mx::Dtype dtype)
     return array(aligned.data(), shape, dtype);
 }
 
+// Blocks with scales of their own, as f32.
+static array decoded(const qr_tensor &t)
+{
+    Shape shape;
+    for (int i = 0; i < t.n_dims; i++) shape.push_back(dim(t.dims[i]));
+    std::vector<float> values(t.n_elements);
+    qr_blocks_f32(values.data(), t.type, t.data, t.n_elements / qr_tensor_type_block(t.type));
+    return array(values.data(), shape, mx::float32);
+}
+
 static array stored(const qr_tensor &t, mx::Device d)
 {
+    if (qr_is_block_type(t.type)) return decoded(t);
     switch (t.type) {
     case QR_T_F32:
         return copy_of<float>(t, mx::float32);
@@ -153,6 +164,14 @@ static array table_row(const qr_tensor &t, uint32_t row, mx::Device d)
     return widened(one, mx::float32, d);
 }
 
+static uint32_t head_row(const qr_model &model, uint32_t id)
+{
+    size_t row;
+    qr_error err;
+    if (qr_model_head_row(&model, id, &row, &err) != QR_OK) throw Failure{err.code, err.msg};
+    return static_cast<uint32_t>(row);
+}
+
 Network::Network(const qr_model &model, const Options &options) : config_(model.config), options_(options)
 {
     mx::Device d = options.device;
@@ -165,7 +184,7 @@ Network::Network(const qr_model &model, const Options &options) : config_(model.
     if (model.embed->group > 0) embed_ = packed({model.embed}, options.dtype, d);
     else embed_ = Matrix{widened(*model.embed, options.dtype, d), {}, {}};
     embed_->weight.eval();
-    head_ = mx::concatenate({table_row(*model.head, options.yes_id, d), table_row(*model.head, options.no_id, d)}, 0, d);
+    head_ = mx::concatenate({table_row(*model.head, head_row(model, options.yes_id), d), table_row(*model.head, head_row(model, options.no_id), d)}, 0, d);
     norm_ = widened(*model.norm, mx::float32, d);
     mx::eval(*head_, *norm_);
     release(model, *model.embed);

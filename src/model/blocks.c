@@ -21,6 +21,15 @@ static float f16(const unsigned char *p)
     return x;
 }
 
+static void one_f32(float *to, const unsigned char *b) { memcpy(to, b, sizeof *to); }
+static void one_f16(float *to, const unsigned char *b) { *to = f16(b); }
+
+static void one_bf16(float *to, const unsigned char *b)
+{
+    const unsigned char wide[4] = {0, 0, b[0], b[1]};
+    memcpy(to, wide, sizeof *to);
+}
+
 static void q8_0(float *to, const unsigned char *b)
 {
     float d = f16(b);
@@ -55,7 +64,7 @@ static void q5_0(float *to, const unsigned char *b)
     float d = f16(b);
     uint32_t high = u32(b + 2);
     for (int j = 0; j < 16; j++) {
-        to[j] = d * (float) ((int) (b[6 + j] & 15U | (high >> j & 1) << 4) - 16);
+        to[j] = d * (float) ((int) ((b[6 + j] & 15U) | (high >> j & 1) << 4) - 16);
         to[16 + j] = d * (float) ((int) (b[6 + j] >> 4 | (high >> (j + 16) & 1) << 4) - 16);
     }
 }
@@ -65,7 +74,7 @@ static void q5_1(float *to, const unsigned char *b)
     float d = f16(b), m = f16(b + 2);
     uint32_t high = u32(b + 4);
     for (int j = 0; j < 16; j++) {
-        to[j] = d * (float) (int) (b[8 + j] & 15U | (high >> j & 1) << 4) + m;
+        to[j] = d * (float) (int) ((b[8 + j] & 15U) | (high >> j & 1) << 4) + m;
         to[16 + j] = d * (float) (int) (b[8 + j] >> 4 | (high >> (j + 16) & 1) << 4) + m;
     }
 }
@@ -173,8 +182,9 @@ int qr_is_block_type(qr_tensor_type type) { return qr_tensor_type_block(type) > 
 void qr_blocks_f32(float *to, qr_tensor_type type, const unsigned char *blocks, size_t n_blocks)
 {
     static void (*const decoders[QR_N_TENSOR_TYPES])(float *, const unsigned char *) = {
-        [QR_T_Q4_0] = q4_0, [QR_T_Q4_1] = q4_1, [QR_T_Q5_0] = q5_0, [QR_T_Q5_1] = q5_1, [QR_T_Q8_0] = q8_0,     [QR_T_Q2_K] = q2_k,
-        [QR_T_Q3_K] = q3_k, [QR_T_Q4_K] = q4_k, [QR_T_Q5_K] = q5_k, [QR_T_Q6_K] = q6_k, [QR_T_IQ4_NL] = iq4_nl, [QR_T_IQ4_XS] = iq4_xs,
+        [QR_T_F32] = one_f32, [QR_T_F16] = one_f16, [QR_T_BF16] = one_bf16, [QR_T_Q4_0] = q4_0,     [QR_T_Q4_1] = q4_1,
+        [QR_T_Q5_0] = q5_0,   [QR_T_Q5_1] = q5_1,   [QR_T_Q8_0] = q8_0,     [QR_T_Q2_K] = q2_k,     [QR_T_Q3_K] = q3_k,
+        [QR_T_Q4_K] = q4_k,   [QR_T_Q5_K] = q5_k,   [QR_T_Q6_K] = q6_k,     [QR_T_IQ4_NL] = iq4_nl, [QR_T_IQ4_XS] = iq4_xs,
     };
     size_t block = qr_tensor_type_block(type), size = qr_tensor_type_size(type);
     for (size_t i = 0; i < n_blocks; i++) decoders[type](to + i * block, blocks + i * size);

@@ -9,7 +9,8 @@ enum { QR_BLOCK_MAX = 256 }; /* elements of the longest block */
 
 /* 1 for the types from QR_T_Q4_0 on. */
 int qr_is_block_type(qr_tensor_type type);
-/* to [n_blocks * qr_tensor_type_block(type)] = n_blocks blocks of a block type, which may begin at any byte. */
+/* to [n_blocks * qr_tensor_type_block(type)] = n_blocks blocks, which may begin at any byte, of a block type, or of F32, F16 and BF16,
+ * whose blocks are single numbers (qr_tensor_f32 reads those faster). */
 void qr_blocks_f32(float *to, qr_tensor_type type, const unsigned char *blocks, size_t n_blocks);
 
 #endif

@@ -4,6 +4,7 @@
 
 #include "base/embed.h"
 #include "base/mem.h"
+#include "model/gguf_model.h"
 
 #include <string.h>
 
@@ -71,8 +72,14 @@ qr_status qr_model_tokenizer_open(qr_tokenizer **out, const char *model, qr_erro
         qr_status status = qr_builtin_file(&file, name, err);
         return status != QR_OK ? status : qr_tok_open_memory(out, file.data, file.size, QR_BUILTIN "/tokenizer.json", err);
     }
-    char *path = qr_path_join(model, name);
-    qr_status status = path != NULL ? qr_tok_open(out, path, err) : qr_fail(err, QR_E_MEMORY, "%s: no memory for a path", model);
+    char *path;
+    qr_status status = qr_gguf_locate(model, &path, err);
+    if (path != NULL) {
+        status = qr_gguf_tokenizer_open(out, path, err);
+    } else if (status == QR_OK) {
+        path = qr_path_join(model, name);
+        status = path != NULL ? qr_tok_open(out, path, err) : qr_fail(err, QR_E_MEMORY, "%s: no memory for a path", model);
+    }
     qr_free(path);
     return status;
 }

@@ -26,7 +26,7 @@ size_t qr_builtin_bytes(void);
 /* *file = "config.json", "tokenizer.json" or "model.safetensors", borrowed for ever. E_NOT_FOUND where the build has no such model. */
 qr_status qr_builtin_file(qr_file *file, const char *name, qr_error *err);
 
-/* The tokenizer of a model, of a folder or built in; close with qr_tok_close. */
+/* The tokenizer of a model, of a folder, a GGUF file or built in; close with qr_tok_close. */
 qr_status qr_model_tokenizer_open(qr_tokenizer **out, const char *model, qr_error *err);
 
 #endif

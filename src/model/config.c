@@ -37,6 +37,22 @@ typedef struct reader {
     qr_error *err;
 } reader;
 
+#define SIZE(json, gguf, min, max, field)                                                                                                  \
+    {                                                                                                                                      \
+        json, gguf, min, max, offsetof(qr_config, field)                                                                                   \
+    }
+const struct qr_config_size qr_config_sizes[QR_CONFIG_N_SIZES] = {
+    SIZE("num_hidden_layers", "block_count", 1, MAX_LAYERS, n_layers),
+    SIZE("hidden_size", "embedding_length", 1, MAX_HIDDEN, hidden),
+    SIZE("intermediate_size", "feed_forward_length", 1, MAX_INTER, inter),
+    SIZE("num_attention_heads", "attention.head_count", 1, MAX_HEADS, n_heads),
+    SIZE("num_key_value_heads", "attention.head_count_kv", 1, MAX_HEADS, n_kv_heads),
+    SIZE("head_dim", "attention.key_length", 2, MAX_HEAD_DIM, head_dim),
+    SIZE("vocab_size", "vocab_size", 1, MAX_VOCAB, vocab),
+    SIZE("max_position_embeddings", "context_length", 1, MAX_POSITIONS, max_positions),
+};
+#undef SIZE
+
 /* A present value, or NULL: null means absent in every key of this file. */
 static const json_t *lookup(const json_t *object, const char *key)
 {
@@ -246,13 +262,18 @@ static qr_status read_rest(const reader *r, qr_config *config)
     if (dtype == NULL) dtype = lookup(r->root, "dtype");
     if (dtype != NULL && !json_is_string(dtype)) return wrong(r, "torch_dtype", "a string", dtype);
     if (dtype != NULL) snprintf(config->torch_dtype, sizeof config->torch_dtype, "%.15s", qr_label_of(json_string_value(dtype)).text);
+    qr_status status = qr_config_check(config, r->path, r->err);
+    return status == QR_OK ? read_bool(r, "tie_word_embeddings", &config->tied) : status;
+}
+
+qr_status qr_config_check(const qr_config *config, const char *path, qr_error *err)
+{
     if (config->head_dim % 2 != 0)
-        return qr_fail(r->err, QR_E_FORMAT, "%s: head_dim: expected an even number, as RoPE turns pairs, found %zu", r->path,
-                       config->head_dim);
+        return qr_fail(err, QR_E_FORMAT, "%s: head_dim: expected an even number, as RoPE turns pairs, found %zu", path, config->head_dim);
     if (config->n_heads % config->n_kv_heads != 0)
-        return qr_fail(r->err, QR_E_FORMAT, "%s: num_attention_heads: expected a multiple of num_key_value_heads = %zu, found %zu", r->path,
+        return qr_fail(err, QR_E_FORMAT, "%s: num_attention_heads: expected a multiple of num_key_value_heads = %zu, found %zu", path,
                        config->n_kv_heads, config->n_heads);
-    return read_bool(r, "tie_word_embeddings", &config->tied);
+    return QR_OK;
 }
 
 qr_status qr_config_parse(qr_config *config, const char *text, size_t len, const char *path, qr_error *err)
@@ -262,23 +283,13 @@ qr_status qr_config_parse(qr_config *config, const char *text, size_t len, const
     qr_status status = qr_json_parse(&root, text, len, path, err);
     if (status != QR_OK) return status;
     const reader r = {root, path, err};
-    const struct {
-        const char *key;
-        size_t min, max, absent, *out;
-    } sizes[] = {
-        {"num_hidden_layers", 1, MAX_LAYERS, 0, &config->n_layers},
-        {"hidden_size", 1, MAX_HIDDEN, 0, &config->hidden},
-        {"intermediate_size", 1, MAX_INTER, 0, &config->inter},
-        {"num_attention_heads", 1, MAX_HEADS, 0, &config->n_heads},
-        {"num_key_value_heads", 1, MAX_HEADS, 0, &config->n_kv_heads},
-        {"head_dim", 2, MAX_HEAD_DIM, DEFAULT_HEAD_DIM, &config->head_dim},
-        {"vocab_size", 1, MAX_VOCAB, 0, &config->vocab},
-        {"max_position_embeddings", 1, MAX_POSITIONS, 0, &config->max_positions},
-    };
     status = check_architecture(&r);
     if (status == QR_OK) status = check_quantization(&r, &config->quantization);
-    for (size_t i = 0; status == QR_OK && i < sizeof sizes / sizeof sizes[0]; i++)
-        status = read_size(&r, sizes[i].key, sizes[i].min, sizes[i].max, sizes[i].absent, sizes[i].out);
+    for (size_t i = 0; status == QR_OK && i < QR_CONFIG_N_SIZES; i++) {
+        const struct qr_config_size *size = &qr_config_sizes[i];
+        size_t *out = (size_t *) (void *) ((char *) config + size->offset);
+        status = read_size(&r, size->json, size->min, size->max, out == &config->head_dim ? DEFAULT_HEAD_DIM : 0, out);
+    }
     if (status == QR_OK) status = check_layer_types(&r, config->n_layers);
     if (status == QR_OK) status = read_rope(&r, &config->rope_theta);
     if (status == QR_OK) status = read_rest(&r, config);

@@ -4,10 +4,13 @@
 
 #include "base/error.h"
 
+#include <stddef.h>
+
 typedef enum qr_quantization {
     QR_QUANT_NONE,
     QR_QUANT_INT8, /* compressed-tensors "int-quantized": 8-bit integers, a scale per row */
     QR_QUANT_MLX,  /* MLX "affine": 2 to 8 bits, a scale and a bias per group of columns */
+    QR_QUANT_GGUF, /* GGUF's block types (blocks.h) */
 } qr_quantization;
 
 typedef struct qr_config {
@@ -20,6 +23,15 @@ typedef struct qr_config {
     qr_quantization quantization; /* how matrices may be stored (weights.h) */
     char torch_dtype[16];         /* as written, "" if absent; informative only, every tensor has its own type */
 } qr_config;
+
+/* The sizes, what each format calls them, and their bounds: far above any model that exists and low enough that no product overflows. */
+enum { QR_CONFIG_N_SIZES = 8 };
+extern const struct qr_config_size {
+    const char *json, *gguf; /* a GGUF key follows "qwen3." */
+    size_t min, max, offset; /* offset: of the size_t in qr_config */
+} qr_config_sizes[QR_CONFIG_N_SIZES];
+/* Of a config of any format, once its sizes are within their bounds. */
+qr_status qr_config_check(const qr_config *config, const char *path, qr_error *err);
 
 /* path: a config.json. Accepts what re-savers write (see config.c). */
 qr_status qr_config_read(qr_config *config, const char *path, qr_error *err);

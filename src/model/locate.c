@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "model/builtin.h"
+#include "model/gguf.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -149,6 +150,8 @@ qr_status qr_model_locate(const char *name, char **dir, qr_error *err)
         return status == QR_OK ? take(name, dir, err) : status;
     }
     if (is_folder(name)) return take(name, dir, err);
+    status = qr_gguf_locate(name, dir, err);
+    if (status != QR_OK || *dir != NULL) return status;
     for (size_t i = 0; i < N_KNOWN; i++)
         if (strcasecmp(name, known[i].short_name) == 0) name = known[i].id;
     if (!is_model_id(name))

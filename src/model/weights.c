@@ -3,7 +3,9 @@
 #include "model/weights.h"
 
 #include "base/mem.h"
+#include "model/blocks.h"
 #include "model/builtin.h"
+#include "model/gguf_model.h"
 #include "model/safetensors.h"
 
 #include <stddef.h>
@@ -49,6 +51,11 @@ static const char *shape_text(const qr_tensor *t, char *text, size_t room)
         used += (size_t) snprintf(text + used, room - used, "%s%zu", i ? ", " : "", t->dims[i]);
     if (used < room) snprintf(text + used, room - used, "]");
     return text;
+}
+
+static const char *shape_source(const qr_model *model)
+{
+    return model->config.quantization == QR_QUANT_GGUF ? "its metadata" : "config.json";
 }
 
 static qr_status fail_type(const qr_model *model, const qr_tensor *t, qr_error *err)
@@ -169,16 +176,17 @@ static qr_status take(qr_model *model, const char *name, size_t rows, size_t col
     qr_tensor *t = find(&model->ckpt, name);
     if (t == NULL)
         return qr_fail(err, QR_E_FORMAT,
-                       "%s: tensor \"model.%s\" (with or without \"model.\"): expected by config.json, found none of that name among %zu",
-                       model->dir, name, model->ckpt.n_tensors);
+                       "%s: tensor \"model.%s\" (with or without \"model.\"): expected by %s, found none of that name among %zu",
+                       model->dir, name, shape_source(model), model->ckpt.n_tensors);
     int int8 = t->type == QR_T_I8 && cols > 0 && model->config.quantization == QR_QUANT_INT8;
     int mlx = t->type == QR_T_U32 && cols > 0 && model->config.quantization == QR_QUANT_MLX;
-    if (!is_float(t->type) && !int8 && !mlx) return fail_type(model, t, err);
+    int blocks = qr_is_block_type(t->type) && cols > 0 && model->config.quantization == QR_QUANT_GGUF;
+    if (!is_float(t->type) && !int8 && !mlx && !blocks) return fail_type(model, t, err);
     if (t->n_dims != (cols ? 2 : 1) || t->dims[0] != rows || (mlx ? t->dims[1] > cols : cols && t->dims[1] != cols)) {
         char expected[64], found[192];
         snprintf(expected, sizeof expected, mlx ? "[%zu, at most %zu]" : cols ? "[%zu, %zu]" : "[%zu]", rows, cols);
-        return qr_fail(err, QR_E_FORMAT, "%s: tensor \"%s\": expected shape %s from config.json, found %s",
-                       model->ckpt.shards[t->shard].path, t->name, expected, shape_text(t, found, sizeof found));
+        return qr_fail(err, QR_E_FORMAT, "%s: tensor \"%s\": expected shape %s from %s, found %s", model->ckpt.shards[t->shard].path,
+                       t->name, expected, shape_source(model), shape_text(t, found, sizeof found));
     }
     qr_status status = int8 ? take_scales(model, t, err) : mlx ? take_mlx(model, t, cols, err) : refuse_scales(model, t, err);
     if (status != QR_OK) return status;
@@ -186,6 +194,15 @@ static qr_status take(qr_model *model, const char *name, size_t rows, size_t col
     model->n_parameters += t->n_elements;
     model->weight_bytes += t->n_bytes;
     return QR_OK;
+}
+
+/* GGUF's rerankers have only the rows for yes and no, and beside them perhaps the whole head, which says the same. */
+static qr_status take_pair(qr_model *model, qr_error *err)
+{
+    qr_status status = take(model, "cls.output.weight", 2, model->config.hidden, &model->head, err);
+    if (status != QR_OK) return status;
+    model->head_is_pair = 1;
+    return qr_gguf_pair(model->pair_ids, &model->pair_swapped, &model->gguf, &model->ckpt, model->head, model->embed, err);
 }
 
 static qr_status take_all(qr_model *model, qr_error *err)
@@ -211,8 +228,9 @@ static qr_status take_all(qr_model *model, qr_error *err)
     }
     if (status == QR_OK) status = take(model, "norm.weight", sizes[HIDDEN], 0, &model->norm, err);
     model->head = model->embed; /* tied: some files hold an lm_head as well, a copy that transformers ignores too */
-    if (status == QR_OK && !c->tied) status = take(model, "lm_head.weight", sizes[VOCAB], sizes[HIDDEN], &model->head, err);
-    return status;
+    if (status != QR_OK || c->tied) return status;
+    if (c->quantization == QR_QUANT_GGUF && qr_checkpoint_find(&model->ckpt, "cls.output.weight") != NULL) return take_pair(model, err);
+    return take(model, "lm_head.weight", sizes[VOCAB], sizes[HIDDEN], &model->head, err);
 }
 
 /* A wrong folder is the most frequent mistake of all, so it is told apart from a broken file, with what belongs into the folder. */
@@ -233,7 +251,7 @@ static qr_status check_folder(const char *dir, qr_error *err)
     if (there[0] && (there[1] || there[2])) return QR_OK;
     return qr_fail(err, QR_E_NOT_FOUND,
                    "%s: not a model folder: expected config.json, tokenizer.json and model.safetensors (or its shards with "
-                   "model.safetensors.index.json), found no %s",
+                   "model.safetensors.index.json), or a GGUF file, found no %s",
                    dir, there[0] ? "model.safetensors" : "config.json");
 }
 
@@ -257,16 +275,27 @@ static qr_status open_builtin(qr_model *model, qr_error *err)
     return status;
 }
 
+static qr_status open_gguf(qr_model *model, const char *path, qr_error *err)
+{
+    qr_status status = qr_gguf_open(&model->gguf, &model->ckpt, path, err);
+    return status == QR_OK ? qr_gguf_config(&model->config, &model->gguf, &model->ckpt, err) : status;
+}
+
 qr_status qr_model_open(qr_model *model, const char *dir, qr_error *err)
 {
+    char *gguf = NULL;
     *model = (qr_model){0};
-    qr_status status = qr_is_builtin(dir) ? QR_OK : check_folder(dir, err);
-    if (status != QR_OK) return status;
-    model->dir = qr_strndup(dir, strlen(dir));
-    if (model->dir == NULL) return qr_fail(err, QR_E_MEMORY, "%s: no memory for a path", dir);
-    status = qr_is_builtin(dir) ? open_builtin(model, err) : open_folder(model, err);
+    qr_status status = qr_is_builtin(dir) ? QR_OK : qr_gguf_locate(dir, &gguf, err);
+    if (status == QR_OK && gguf == NULL && !qr_is_builtin(dir)) status = check_folder(dir, err);
+    if (status == QR_OK) {
+        model->dir = qr_strndup(dir, strlen(dir));
+        if (model->dir == NULL) status = qr_fail(err, QR_E_MEMORY, "%s: no memory for a path", dir);
+    }
+    if (status == QR_OK)
+        status = gguf != NULL ? open_gguf(model, gguf, err) : qr_is_builtin(dir) ? open_builtin(model, err) : open_folder(model, err);
     if (status == QR_OK) status = take_all(model, err);
     if (status != QR_OK) qr_model_close(model);
+    qr_free(gguf);
     return status;
 }
 
@@ -279,9 +308,18 @@ qr_status qr_model_open_config(qr_model *model, const char *dir, qr_error *err)
         return status == QR_OK ? qr_config_parse(&model->config, (const char *) file.data, file.size, QR_BUILTIN "/config.json", err)
                                : status;
     }
-    char *path = qr_path_join(dir, "config.json");
-    if (path == NULL) return qr_fail(err, QR_E_MEMORY, "%s: no memory for a path", dir);
-    qr_status status = qr_config_read(&model->config, path, err);
+    char *path;
+    qr_status status = qr_gguf_locate(dir, &path, err);
+    if (path != NULL) { /* the metadata are in the file of the weights, which are not read */
+        status = open_gguf(model, path, err);
+        qr_config config = model->config;
+        qr_model_close(model);
+        model->config = config;
+    } else if (status == QR_OK && (path = qr_path_join(dir, "config.json")) == NULL) {
+        status = qr_fail(err, QR_E_MEMORY, "%s: no memory for a path", dir);
+    } else if (status == QR_OK) {
+        status = qr_config_read(&model->config, path, err);
+    }
     qr_free(path);
     return status;
 }
@@ -290,6 +328,7 @@ void qr_model_close(qr_model *model)
 {
     if (model == NULL) return;
     qr_free(model->layers);
+    qr_gguf_close(&model->gguf);
     qr_checkpoint_close(&model->ckpt);
     qr_free(model->dir);
     *model = (qr_model){0};

@@ -155,7 +155,10 @@ static qr_status load_weights(pt_network *net, const qr_model *model, qr_error *
     for (int i = 0; i < 2; i++) {
         if ((net->head[i] = qr_calloc(net->config.hidden, sizeof(float))) == NULL)
             return qr_fail(err, QR_E_MEMORY, "no memory for the head");
-        qr_tensor_f32(net->head[i], model->head, ids[i] * net->config.hidden, net->config.hidden);
+        size_t row;
+        qr_status status = qr_model_head_row(model, ids[i], &row, err);
+        if (status != QR_OK) return status;
+        qr_tensor_f32(net->head[i], model->head, row * net->config.hidden, net->config.hidden);
     }
     return QR_OK;
 }
