@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "base/mem.h"
 #include "cli/engine.h"
+#include "cli/inspect_gguf.h"
 #include "cli/output.h"
 #include "model/builtin.h"
 #include "model/weights.h"
@@ -31,7 +32,7 @@ static void estimate(facts *f)
 {
     const qr_config *c = &f->model.config;
     enum { BATCH_TOKENS = 2048, CHUNK_TOKENS = 512, TOUCHED_ROWS = 20000 };
-    size_t table = f->model.embed->n_elements * (f->model.head == f->model.embed ? 1 : 2);
+    size_t table = f->model.embed->n_elements + (f->model.head == f->model.embed ? 0 : f->model.head->n_elements);
     size_t rows = c->vocab < TOUCHED_ROWS ? c->vocab : TOUCHED_ROWS;
     uint64_t weights = f->model.n_parameters > table ? f->model.n_parameters - table : 0;
     uint64_t others = (uint64_t) rows * (f->model.embed->n_bytes / f->model.embed->dims[0]) +
@@ -65,7 +66,10 @@ static int is_scale(const char *name)
     return 0;
 }
 
-static const char *quantization_name(qr_quantization q) { return q == QR_QUANT_INT8 ? "int8" : q == QR_QUANT_MLX ? "mlx" : NULL; }
+static const char *quantization_name(qr_quantization q)
+{
+    return q == QR_QUANT_INT8 ? "int8" : q == QR_QUANT_MLX ? "mlx" : q == QR_QUANT_GGUF ? "gguf" : NULL;
+}
 
 static const char *quantization_text(qr_quantization q)
 {
@@ -82,18 +86,21 @@ static const char *type_text(const qr_tensor *t, char *text, size_t size)
 
 typedef struct layer_sum {
     size_t n_tensors, n_parameters, n_bytes;
-    const char *type; /* "mixed" if they differ */
+    char types[64]; /* each once */
 } layer_sum;
 
 /* layer -1: everything outside layers. */
 static layer_sum sum_layer(const qr_checkpoint *ckpt, long layer)
 {
-    layer_sum sum = {.type = ""};
+    layer_sum sum = {0};
     for (size_t i = 0; i < ckpt->n_tensors; i++) {
         const qr_tensor *t = &ckpt->tensors[i];
         if (layer_of(t->name) != layer) continue;
         const char *type = qr_tensor_type_name(t->type);
-        sum.type = sum.n_tensors == 0 || strcmp(sum.type, type) == 0 ? type : "mixed";
+        if (strstr(sum.types, type) == NULL) {
+            size_t used = strlen(sum.types);
+            snprintf(sum.types + used, sizeof sum.types - used, "%s%s", used ? " and " : "", type);
+        }
         sum.n_tensors++;
         sum.n_parameters += is_scale(t->name) ? 0 : t->n_elements;
         sum.n_bytes += t->n_bytes;
@@ -103,7 +110,7 @@ static layer_sum sum_layer(const qr_checkpoint *ckpt, long layer)
 
 static int same_sum(layer_sum a, layer_sum b)
 {
-    return a.n_tensors == b.n_tensors && a.n_parameters == b.n_parameters && a.n_bytes == b.n_bytes && strcmp(a.type, b.type) == 0;
+    return a.n_tensors == b.n_tensors && a.n_parameters == b.n_parameters && a.n_bytes == b.n_bytes && strcmp(a.types, b.types) == 0;
 }
 
 static void print_tensors(const qr_checkpoint *ckpt)
@@ -124,12 +131,12 @@ static void print_layers(const facts *f)
     layer_sum outside = sum_layer(ckpt, -1);
     long n = (long) f->model.config.n_layers;
     printf("  outside layers: %zu tensors, %zu parameters, %s, %s\n", outside.n_tensors, outside.n_parameters,
-           cli_bytes(bytes, sizeof bytes, outside.n_bytes), outside.type);
+           cli_bytes(bytes, sizeof bytes, outside.n_bytes), outside.types);
     for (long first = 0, last; first < n; first = last) {
         layer_sum sum = sum_layer(ckpt, first);
         for (last = first + 1; last < n && same_sum(sum, sum_layer(ckpt, last));) last++;
         printf("  layers %ld-%ld: each %zu tensors, %zu parameters, %s, %s\n", first, last - 1, sum.n_tensors, sum.n_parameters,
-               cli_bytes(bytes, sizeof bytes, sum.n_bytes), sum.type);
+               cli_bytes(bytes, sizeof bytes, sum.n_bytes), sum.types);
     }
 }
 
@@ -147,7 +154,8 @@ static void print_text(const cli_args *args, const facts *f)
            c->n_heads, c->n_kv_heads, c->head_dim);
     printf("positions    %zu, rope theta %g, rms eps %g\n", c->max_positions, c->rope_theta, (double) c->rms_eps);
     printf("vocabulary   %zu rows, tokenizer %zu ids, yes %u, no %u\n", c->vocab, f->vocab, f->yes_id, f->no_id);
-    printf("head         %s\n", f->model.head == f->model.embed ? "tied to the embedding" : "its own");
+    if (f->model.gguf.n_keys > 0) cli_gguf_print(&f->model);
+    printf("head         %s\n", cli_head_text(&f->model));
     printf("prompt       %s\n", f->canonical ? "canonical" : "not the canonical prefix and suffix ids");
     printf("parameters   %zu, stored in %s%s\n", f->model.n_parameters, cli_bytes(a, sizeof a, f->model.weight_bytes),
            quantization_text(c->quantization));
@@ -187,6 +195,7 @@ static void print_json(const cli_args *args, const facts *f)
     qr_out_string(&json, "torch_dtype", c->torch_dtype);
     qr_out_string(&json, "quantization", quantization_name(c->quantization));
     qr_out_close(&json, '}');
+    if (f->model.gguf.n_keys > 0) cli_gguf_json(&json, &f->model);
     qr_out_bool(&json, "tied", f->model.head == f->model.embed);
     qr_out_int(&json, "n_parameters", f->model.n_parameters);
     qr_out_int(&json, "weight_bytes", f->model.weight_bytes);
