@@ -3,6 +3,7 @@
 #include "cli/inspect_gguf.h"
 
 #include "cli/output.h"
+#include "text/prompt.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -196,6 +196,8 @@ static void log_opened(const qr_engine *e, const qr_options *o)
     const qr_backend_info *backend = qr_scheduler_backend_info(e->scheduler);
     /* A warning, so that nobody takes its scores for those of the real model. */
     if (qr_is_builtin(e->model_dir)) o->log(o->log_arg, QR_LOG_WARN, QR_BUILTIN_NOTE);
+    if (e->model.pair_swapped)
+        o->log(o->log_arg, QR_LOG_WARN, "the file's rows for yes and no contradict their labels; they are used as what they are");
     if (e->model.n_parameters > 0) snprintf(size, sizeof size, " %.1f M parameters,", (double) e->model.n_parameters / 1e6);
     snprintf(line, sizeof line, "%s: backend %s (%s), %s,%s up to %zu tokens, ready in %.2f s", e->model_dir, e->ops->name, backend->device,
              backend->dtype, size, e->cfg.max_length, e->load_seconds);
