@@ -89,7 +89,7 @@ typedef struct cli_args {
         drain_timeout;
     size_t result_cache_mib;
     int log_format;
-    int log_texts, warm_up, return_documents, mirror_data, protect_metrics; /* CLI_ON, CLI_OFF */
+    int log_texts, warm_up, self_test, return_documents, mirror_data, protect_metrics; /* CLI_ON, CLI_OFF */
 
     int tensors;
     int man;

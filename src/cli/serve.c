@@ -6,6 +6,7 @@
 #include "cli/config.h"
 #include "cli/engine.h"
 #include "cli/spawn.h"
+#include "engine/self_test.h"
 #include "server/server.h"
 
 #ifdef __GLIBC__
@@ -68,6 +69,8 @@ const cli_option cli_serve_options[] = {
      "Memory for scores of documents that were asked for before (default: none).", "cache.results_mib", NULL},
     {"warm-up", 0, CLI_SWITCH, 0, offsetof(cli_args, warm_up), NULL, "QWEN_RERANK_WARM_UP",
      "Compute something before the first request comes (default: true).", "server.warm_up", "true"},
+    {"self-test", 0, CLI_SWITCH, 0, offsetof(cli_args, self_test), NULL, "QWEN_RERANK_SELF_TEST",
+     "Once ready, rank four answers against unrelated texts, and warn if one comes out below (default: true).", "server.self_test", "true"},
     {"return-documents", 0, CLI_SWITCH, 0, offsetof(cli_args, return_documents), NULL, "QWEN_RERANK_RETURN_DOCUMENTS",
      "Send documents back if the request says neither yes nor no.", "server.return_documents", "false"},
     {"mirror-data", 0, CLI_SWITCH, 0, offsetof(cli_args, mirror_data), NULL, "QWEN_RERANK_MIRROR_DATA",
@@ -219,6 +222,30 @@ static void notify(const char *state)
     close(fd);
 }
 
+/* A model that ranks at random looks like any other from outside. Requests are answered meanwhile. */
+static void test_models(const loader *l)
+{
+    char line[1024];
+    for (size_t i = 0; i < l->n && !qr_is_set(l->stop); i++) {
+        qr_self_test_result result;
+        qr_error err = {0};
+        qr_status status = qr_self_test(l->models[i].engine, l->stop, &result, &err);
+        if (status == QR_E_CANCELLED) return;
+        int right = status == QR_OK && result.n_right == result.n;
+        if (status != QR_OK) snprintf(line, sizeof line, "%s: self-test: %s", l->models[i].name, err.msg);
+        else if (right)
+            snprintf(line, sizeof line, "%s: self-test: %zu of %zu answers above unrelated texts", l->models[i].name, result.n_right,
+                     result.n);
+        else
+            snprintf(line, sizeof line,
+                     "%s: self-test: only %zu of %zu answers above unrelated texts: this model does not rank; it may be wrongly converted, "
+                     "untrained, or no "
+                     "reranker",
+                     l->models[i].name, result.n_right, result.n);
+        sv_log_message(l->log, right ? QR_LOG_INFO : QR_LOG_WARN, line);
+    }
+}
+
 /* Until SIGTERM or SIGINT, which cli_cancel_begin turns into a flag, or a model that cannot be loaded. */
 static int serve_until_stopped(const cli_args *args, loader *l, const char *address)
 {
@@ -241,6 +268,7 @@ static int serve_until_stopped(const cli_args *args, loader *l, const char *addr
     snprintf(message, sizeof message, "ready on %s", address);
     sv_log_message(l->log, QR_LOG_INFO, message);
     notify("READY=1");
+    if (cli_is_on(args->self_test, 1)) test_models(l);
     while (!qr_is_set(l->stop)) usleep(50000);
     notify("STOPPING=1");
     sv_log_message(l->log, QR_LOG_INFO, "stopping: requests in work are finished, new connections refused; a second signal ends at once");

@@ -74,3 +74,12 @@ void qr_calibration_deinit(qr_calibration *c)
 {
     for (size_t q = 0; q < QR_CALIBRATION_QUERIES; q++) qr_prompt_ids_deinit(&c->ids[q]);
 }
+
+static qr_text text_of(const char *s) { return (qr_text){s, strlen(s)}; }
+
+void qr_calibration_pair(size_t i, qr_text *query, qr_text *answer, qr_text *unrelated)
+{
+    *query = text_of(texts[i].query);
+    *answer = text_of(texts[i].documents[0]);
+    *unrelated = text_of(texts[i].documents[QR_CALIBRATION_DOCUMENTS - 1]);
+}

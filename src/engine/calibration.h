@@ -24,4 +24,7 @@ typedef struct qr_calibration {
 qr_status qr_calibration_make(qr_calibration *c, const qr_prompt *prompt, size_t max_length, qr_error *err);
 void qr_calibration_deinit(qr_calibration *c);
 
+/* Query i with the document that answers it and the one that is furthest from it; static. */
+void qr_calibration_pair(size_t i, qr_text *query, qr_text *answer, qr_text *unrelated);
+
 #endif

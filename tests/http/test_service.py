@@ -299,6 +299,18 @@ def test_results_as_data_and_documents_by_default(start):
         "/v1/rerank", {"query": "q", "documents": ["a"], "return_documents": False}).json()["results"][0]
 
 
+@pytest.mark.parametrize("model, level, words", [("builtin", "info", "4 of 4 answers"), ("small-1", "warning", "does not rank")])
+def test_self_test(start, model, level, words):
+    from support import DATA
+
+    server = start("--self-test", "--model", model if model == "builtin" else str(DATA / model))
+    server.wait_for(lambda: b"self-test" in server.read_log(), "the self-test")
+    assert server.get("/ready").status == 200
+    _, log = server.stop()
+    line = next(entry for entry in log if "self-test" in entry.get("message", ""))
+    assert line["level"] == level and words in line["message"]
+
+
 def test_cached_results(start):
     server = start("--result-cache", "1")
     body = {"query": "q", "documents": [f"text {i}" for i in range(30)]}
