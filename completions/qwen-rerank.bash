@@ -159,7 +159,7 @@ _qwen_rerank()
         --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
         esac
         case $cur in
-        -*) COMPREPLY=($(compgen -W "--tensors --json --model --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        -*) COMPREPLY=($(compgen -W "--tensors --self-test --json --model --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
         ;;
     config)

@@ -177,6 +177,7 @@ complete -c qwen-rerank -n '__fish_seen_subcommand_from tokenize' -l log-level -
 complete -c qwen-rerank -n '__fish_seen_subcommand_from tokenize' -l help -s h -d 'Print the help of the command.'
 complete -c qwen-rerank -n __fish_use_subcommand -f -a inspect -d 'show what a model holds and needs'
 complete -c qwen-rerank -n '__fish_seen_subcommand_from inspect' -l tensors -d 'List every tensor instead of a summary per layer.'
+complete -c qwen-rerank -n '__fish_seen_subcommand_from inspect' -l self-test -d 'Load the model, and rank four answers against unrelated texts exit code 1 if one comes out below.'
 complete -c qwen-rerank -n '__fish_seen_subcommand_from inspect' -l json -d 'Print JSON.'
 complete -c qwen-rerank -n '__fish_seen_subcommand_from inspect' -l model -s m -r -d 'Model a folder with config.json, tokenizer.json and model.safetensors, the name of a model in the Hugging Face cache, or builtin, the small demo model inside this program (default a Qwen3-Reranker of the cache, else builtin).'
 complete -c qwen-rerank -n '__fish_seen_subcommand_from inspect' -l verbose -s v -d 'Log what happens on standard error.'

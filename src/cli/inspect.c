@@ -4,6 +4,7 @@
 #include "cli/engine.h"
 #include "cli/inspect_gguf.h"
 #include "cli/output.h"
+#include "engine/self_test.h"
 #include "model/builtin.h"
 #include "model/weights.h"
 #include "text/prompt.h"
@@ -13,6 +14,8 @@
 
 static const cli_option options[] = {
     {"tensors", 0, CLI_SET, 1, offsetof(cli_args, tensors), NULL, NULL, "List every tensor instead of a summary per layer.", NULL, NULL},
+    {"self-test", 0, CLI_SET, CLI_ON, offsetof(cli_args, self_test), NULL, NULL,
+     "Load the model, and rank four answers against unrelated texts: exit code 1 if one comes out below.", NULL, NULL},
     {"json", 0, CLI_SET, CLI_FORMAT_JSON, offsetof(cli_args, format), NULL, NULL, "Print JSON.", NULL, NULL},
     {0},
 };
@@ -22,6 +25,8 @@ typedef struct facts {
     size_t vocab; /* of the tokenizer */
     uint32_t yes_id, no_id;
     int canonical;
+    int tested;
+    qr_self_test_result test;
     uint64_t bytes_bf16, bytes_f32; /* estimates of memory in use, without cached prefixes */
 } facts;
 
@@ -161,6 +166,9 @@ static void print_text(const cli_args *args, const facts *f)
            quantization_text(c->quantization));
     printf("memory       about %s in bf16, %s in f32; cached prefixes come on top\n", cli_bytes(a, sizeof a, f->bytes_bf16),
            cli_bytes(b, sizeof b, f->bytes_f32));
+    if (f->tested)
+        printf("self-test    %zu of %zu answers above unrelated texts%s\n", f->test.n_right, f->test.n,
+               f->test.n_right < f->test.n ? ": this model does not rank" : "");
     printf("tensors      %zu\n", f->model.ckpt.n_tensors);
     if (args->tensors) print_tensors(&f->model.ckpt);
     else print_layers(f);
@@ -210,6 +218,12 @@ static void print_json(const cli_args *args, const facts *f)
     qr_out_int(&json, "bytes_bf16", f->bytes_bf16);
     qr_out_int(&json, "bytes_f32", f->bytes_f32);
     qr_out_close(&json, '}');
+    if (f->tested) {
+        qr_out_open(&json, "self_test", '{');
+        qr_out_int(&json, "pairs", f->test.n);
+        qr_out_int(&json, "right", f->test.n_right);
+        qr_out_close(&json, '}');
+    }
     if (args->tensors) {
         qr_out_open(&json, "tensors", '[');
         for (size_t i = 0; i < f->model.ckpt.n_tensors; i++) {
@@ -232,6 +246,22 @@ static void print_json(const cli_args *args, const facts *f)
     qr_out_close(&json, '}');
 }
 
+static int run_self_test(const cli_args *args, const char *dir, facts *f)
+{
+    qr_engine *engine;
+    qr_error err = {0};
+    int code = cli_engine_open(args, dir, NULL, NULL, &engine);
+    if (code != CLI_OK) return code;
+    qr_status status = qr_self_test(engine, NULL, &f->test, &err);
+    if (status != QR_OK) {
+        cli_error(args, "%s", err.msg);
+        code = cli_exit_of_score(status);
+    }
+    f->tested = status == QR_OK;
+    qr_engine_close(engine);
+    return code;
+}
+
 static int run(const cli_args *args)
 {
     facts f = {0};
@@ -252,10 +282,14 @@ static int run(const cli_args *args)
         f.no_id = qr_prompt_no_id(prompt);
         f.canonical = qr_prompt_is_canonical(prompt);
         estimate(&f);
+        code = args->self_test == CLI_ON ? run_self_test(args, dir, &f) : CLI_OK;
+    }
+    if (status == QR_OK && code == CLI_OK) {
         if (args->format == CLI_FORMAT_JSON) print_json(args, &f);
         else print_text(args, &f);
         code = cli_stdout_flush(args);
-    } else {
+        if (code == CLI_OK && f.test.n_right < f.test.n) code = CLI_FAILURE;
+    } else if (status != QR_OK) {
         cli_error(args, "%s", err.msg);
         code = cli_exit_of_open(status);
     }
@@ -271,7 +305,8 @@ const cli_command cli_inspect = {
     .operands = "[MODEL]",
     .max_operands = 1,
     .summary = "show what a model holds and needs",
-    .text = "Checks the configuration, every tensor's name, shape and type, the tokenizer and the prompt, without loading weights.",
+    .text = "Checks the configuration, every tensor's name, shape and type, the tokenizer and the prompt, without loading weights (but for "
+            "--self-test).",
     .groups = {options, cli_model_options, cli_general_options},
     .run = run,
 };

@@ -2,11 +2,12 @@
 
 import array
 import json
+import re
 import struct
 
 import pytest
 
-from support import BUILD, DATA, fails, ok, score
+from support import BUILD, DATA, cli, fails, ok, score
 
 SHAPE = ["custom", "3", "--hidden", "48", "--layers", "2", "--heads", "4", "--kv-heads", "2", "--head-dim", "16", "--inter", "72"]
 # What rounding to 8 bits may change: the largest difference seen is 0.07. Only a check that the file holds the same model; that it is read
@@ -113,3 +114,10 @@ def test_8_bit_files_that_lack_something(make):
     write_tensors(folder, tensors)
     message = fails(4, "rank", "q", "--doc", "d", "--model", folder)
     assert 'expected "model.layers.1.mlp.up_proj.weight_scale" beside I8 weights' in message
+
+
+def test_self_test():
+    report = json.loads(ok("inspect", "builtin", "--self-test", "--json"))
+    assert report["self_test"] == {"pairs": 4, "right": 4}
+    done = cli("inspect", DATA / "small-1", "--self-test")
+    assert done.returncode == 1 and re.search(rb"self-test +[0-3] of 4 .* does not rank", done.stdout)
