@@ -78,8 +78,9 @@ typedef void (*qr_log_fn)(void *arg, qr_log_level level, const char *message);
 #define QR_SIZE_NONE ((size_t) -1) /* "none at all", where 0 would mean the default */
 
 typedef struct qr_options {
-    /* Required: a folder with config.json, tokenizer.json and model.safetensors (or its shards and index); or "builtin", the small demo
-     * model that is part of the library where it was built with it (else E_NOT_FOUND). A folder of that name is "./builtin". */
+    /* Required: a folder with config.json, tokenizer.json and model.safetensors (or its shards and index); a GGUF file, or a folder
+     * with one; or "builtin", the small demo model that is part of the library where it was built with it (else E_NOT_FOUND). A folder of
+     * that name is "./builtin". */
     const char *model;
     const char *backend; /* NULL or "auto": the best one present; else its name, "cpu"; or several, "mlx,cpu": the first that is usable */
     qr_dtype dtype;

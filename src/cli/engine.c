@@ -16,8 +16,8 @@
 #include <unistd.h>
 
 #define MODEL_HELP                                                                                                                         \
-    "Model: a folder with config.json, tokenizer.json and model.safetensors, the name of a model in the Hugging Face cache, or builtin, "  \
-    "the small demo model inside this program (default: a Qwen3-Reranker of the cache, else builtin)."
+    "Model: a folder with config.json, tokenizer.json and model.safetensors, a GGUF file, the name of a model in the Hugging Face cache, " \
+    "or builtin, the small demo model inside this program (default: a Qwen3-Reranker of the cache, else builtin)."
 
 const cli_option cli_model_options[] = {
     {"model", 'm', CLI_LIST, 0, offsetof(cli_args, models), "NAME|DIR", "QWEN_RERANK_MODEL_ID", MODEL_HELP, NULL, NULL},
