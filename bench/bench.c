@@ -256,7 +256,8 @@ int main(int argc, char **argv)
     static const struct option options[] = {{"model", 1, NULL, 'm'},      {"dtype", 1, NULL, 'd'},  {"threads", 1, NULL, 't'},
                                             {"backend", 1, NULL, 'b'},    {"device", 1, NULL, 'D'}, {"torch-dir", 1, NULL, 'T'},
                                             {"plugin-dir", 1, NULL, 'P'}, {"repeat", 1, NULL, 'r'}, {"batch-tokens", 1, NULL, 'B'},
-                                            {"csv", 1, NULL, 'c'},        {"help", 0, NULL, 'h'},   {0}};
+                                            {"csv", 1, NULL, 'c'},        {"help", 0, NULL, 'h'},   {"memory", 1, NULL, 'M'},
+                                            {0}};
     qr_options o = {.warm_up = 1, .backend = "cpu"};
     const char *csv = NULL;
     int repeats = 3;
@@ -269,6 +270,7 @@ int main(int argc, char **argv)
         else if (c == 'T') o.torch_dir = optarg;
         else if (c == 'P') o.plugin_dir = optarg;
         else if (c == 'B') o.max_batch_tokens = strtoul(optarg, NULL, 10);
+        else if (c == 'M') o.memory = strcmp(optarg, "small") == 0 ? QR_MEMORY_SMALL : QR_MEMORY_FAST;
         else if (c == 'r') repeats = atoi(optarg);
         else if (c == 'c') csv = optarg;
         else {

@@ -71,6 +71,13 @@ typedef enum qr_dtype {
 /* A choice that may be left to the library. */
 typedef enum qr_switch { QR_DEFAULT = 0, QR_ON, QR_OFF } qr_switch;
 
+/* How the CPU engine holds weights: unpacked once, or as the file has them, each part unpacked whenever it is used. Same scores. */
+typedef enum qr_memory {
+    QR_MEMORY_AUTO = 0, /* fast where that fits with room to spare, else small */
+    QR_MEMORY_FAST,
+    QR_MEMORY_SMALL,
+} qr_memory;
+
 typedef enum qr_log_level { QR_LOG_ERROR = 1, QR_LOG_WARN, QR_LOG_INFO, QR_LOG_DEBUG } qr_log_level;
 /* Called from the thread that opens the engine and from the engine's own thread; `message` is one line without a line end. */
 typedef void (*qr_log_fn)(void *arg, qr_log_level level, const char *message);
@@ -115,6 +122,7 @@ typedef struct qr_options {
     const char *vllm_ca_file;    /* certificates to trust, PEM; NULL: the system's */
     double vllm_timeout_seconds; /* for the answer to one request; 0: 120 */
     double vllm_wait_seconds;    /* how long opening waits for a server that cannot be reached yet; 0: not at all; -1: it needs none */
+    qr_memory memory;            /* cpu: how weights are held */
 } qr_options;
 
 typedef struct qr_engine qr_engine;

@@ -51,7 +51,8 @@ typedef struct cli_args {
     const char *model; /* the last of them, or NULL */
     const char *backend, *instruction;
     const char *prompt_prefix, *prompt_suffix, *query_template, *document_template, *yes_token, *no_token;
-    int dtype; /* qr_dtype */
+    int dtype;  /* qr_dtype */
+    int memory; /* qr_memory */
     size_t threads, max_length, max_batch_tokens, batch_size, max_concurrent, prefix_cache_mib, memory_limit_mib;
 
     /* for backends that have them */

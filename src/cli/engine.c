@@ -51,6 +51,10 @@ const cli_option cli_engine_options[] = {
      "Requests that share the computer's time, others wait in line (default: all).", "batching.max_concurrent_forwards", NULL},
     {"prefix-cache", 0, CLI_COUNT, 0, offsetof(cli_args, prefix_cache_mib), "MIB", "QWEN_RERANK_PREFIX_CACHE",
      "Memory for computed beginnings of prompts, that is queries (default: 256; 0: only the latest).", "cache.prefix_mib", "256"},
+    {"memory", 0, CLI_CHOICE, QR_MEMORY_AUTO, offsetof(cli_args, memory), "auto|fast|small", "QWEN_RERANK_MEMORY",
+     "cpu: weights unpacked once (fast), or kept as in the file and unpacked part by part whenever they are used (small: slower, same "
+     "scores); auto takes fast where it fits.",
+     "cpu_options.memory", "auto"},
     {"memory-limit", 0, CLI_COUNT, 1, offsetof(cli_args, memory_limit_mib), "MIB", "QWEN_RERANK_MEMORY_LIMIT",
      "Refuse a model whose weights need more (default: what is free).", "limits.memory_mib", NULL},
     {"prompt-prefix", 0, CLI_TEXT, 0, offsetof(cli_args, prompt_prefix), "TEXT", "QWEN_RERANK_PROMPT_PREFIX",
@@ -261,6 +265,7 @@ int cli_engine_open(const cli_args *args, const char *model, qr_log_fn log, void
         .max_concurrent = args->max_concurrent,
         .result_cache_bytes = args->result_cache_mib << 20,
         .memory_limit = args->memory_limit_mib << 20,
+        .memory = (qr_memory) args->memory,
         .instruction = args->instruction,
         .yes_token = args->yes_token,
         .no_token = args->no_token,

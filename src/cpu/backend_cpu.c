@@ -51,23 +51,53 @@ static void cpu_close(qr_backend *b)
     qr_free(b);
 }
 
-/* Bytes of the packed weights: what is certain to be touched. */
-static double planned_weights(const qr_config *c, qr_gemm_type type)
+/* Bytes of weights that are certain to be touched: unpacked, and as the file has them. */
+typedef struct weight_need {
+    double fast, small;
+} weight_need;
+
+static void add_need(weight_need *need, const qr_tensor *t, qr_gemm_type type)
 {
-    double attention = (double) c->hidden * (double) (2 * c->n_heads + 2 * c->n_kv_heads) * (double) c->head_dim;
-    double mlp = 3.0 * (double) c->hidden * (double) c->inter;
-    return (double) c->n_layers * (attention + mlp) * (double) qr_gemm_type_size(type);
+    int kept_in_16 = type == QR_GEMM_F32 && (t->type == QR_T_F16 || t->type == QR_T_BF16);
+    need->fast += (double) t->n_elements * (double) (kept_in_16 ? 2 : qr_gemm_type_size(type));
+    need->small += (double) t->n_bytes;
+    if (t->scales != NULL) need->small += (double) t->scales->n_bytes;
+    if (t->biases != NULL) need->small += (double) t->biases->n_bytes;
 }
 
-/* Better no start than one that ends in the middle of work, by the hand of the kernel. */
-static qr_status check_memory(const qr_backend_cfg *cfg, qr_gemm_type type, qr_error *err)
+static weight_need find_need(const qr_model *model, qr_gemm_type type)
 {
+    weight_need need = {0};
+    for (size_t i = 0; i < model->config.n_layers; i++) {
+        const qr_layer_weights *l = &model->layers[i];
+        const qr_tensor *all[] = {l->q_proj, l->k_proj, l->v_proj, l->o_proj, l->gate_proj, l->up_proj, l->down_proj};
+        for (size_t k = 0; k < sizeof all / sizeof all[0]; k++) add_need(&need, all[k], type);
+    }
+    return need;
+}
+
+/* Whether weights stay as the file has them. Better no start than one that ends in the middle of work, by the hand of the kernel. */
+static qr_status choose_memory(int *small, const qr_backend_cfg *cfg, qr_gemm_type type, qr_error *err)
+{
+    const double gib = 1 << 30;
     size_t room = cfg->memory_limit > 0 ? cfg->memory_limit : qr_memory_available();
-    double need = planned_weights(&cfg->model->config, type);
-    if (cfg->memory_limit == QR_SIZE_NONE || room == 0 || need <= (double) room) return QR_OK;
-    return qr_fail(err, QR_E_MEMORY, "the model's weights need %.1f GiB in %s, %.1f GiB %s%s", need / (1 << 30), qr_gemm_type_name(type),
-                   (double) room / (1 << 30), cfg->memory_limit > 0 ? "are allowed" : "are free",
-                   type == QR_GEMM_F32 ? "; bf16 would need half, on a processor that has it" : "");
+    int limited = cfg->memory_limit != QR_SIZE_NONE && room > 0;
+    weight_need need = find_need(cfg->model, type);
+    *small = cfg->memory == QR_MEMORY_SMALL;
+    /* Weights that hardly fit leave none for activations, the prefix cache and whoever else is on the machine. */
+    if (cfg->memory == QR_MEMORY_AUTO && limited && need.small < need.fast &&
+        need.fast * 1.1 + (double) cfg->prefix_cache_bytes > (double) room) {
+        char line[192];
+        *small = 1;
+        snprintf(line, sizeof line, "cpu: %.1f GiB %s, unpacked weights would take %.1f: they stay as in the file, %.1f GiB (--memory)",
+                 (double) room / gib, cfg->memory_limit > 0 ? "are allowed" : "are free", need.fast / gib, need.small / gib);
+        if (cfg->log != NULL) cfg->log(cfg->log_arg, QR_LOG_INFO, line);
+    }
+    double least = *small ? need.small : need.fast;
+    if (!limited || least <= (double) room) return QR_OK;
+    return qr_fail(err, QR_E_MEMORY, "the model's weights need %.1f GiB %s%s, %.1f GiB %s%s", least / gib, *small ? "as stored" : "in ",
+                   *small ? "" : qr_gemm_type_name(type), (double) room / gib, cfg->memory_limit > 0 ? "are allowed" : "are free",
+                   !*small && need.small <= (double) room ? "; --memory small would do" : "");
 }
 
 /* The backend owns the plan (int8), unless this fails. */
@@ -87,10 +117,12 @@ static qr_status open_type(qr_backend **out, const qr_backend_cfg *cfg, qr_gemm_
     b->filling = qr_calloc(b->max_seqs, sizeof(qr_prefix_kv *));
     qr_status status =
         b->seqs == NULL || b->filling == NULL ? qr_fail(err, QR_E_MEMORY, "no memory for %zu sequences", b->max_seqs) : QR_OK;
-    if (status == QR_OK) status = check_memory(cfg, type, err);
+    int small = 0;
+    if (status == QR_OK) status = choose_memory(&small, cfg, type, err);
     int may_tile = c->head_dim % 16 == 0; /* attention writes heads 16 elements at a time, and none may cross a line of a tile */
     if (status == QR_OK) status = qr_gemm_lib_open(&b->lib, type, may_tile, b->threads, err);
-    if (status == QR_OK) status = qr_packed_model_open(&b->model, cfg->model, b->lib, max_tokens, cfg->yes_id, cfg->no_id, plan, err);
+    if (status == QR_OK)
+        status = qr_packed_model_open(&b->model, cfg->model, b->lib, max_tokens, cfg->yes_id, cfg->no_id, plan, small, err);
     if (status == QR_OK) status = qr_forward_open(&b->forward, &b->model, b->threads, max_tokens, err);
     if (status != QR_OK) {
         cpu_close(b);

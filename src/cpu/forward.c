@@ -240,7 +240,8 @@ static void multiply(const job *j, int thread)
     float *c = fw->tiles + (size_t) thread * fw->tile_floats;
     size_t n_tiles = (j->n_rows + QR_TILE_ROWS - 1) / QR_TILE_ROWS;
     /* About 8 tasks per thread balance a team whose cores are shared with others; a group walks its tiles under one block of weights. */
-    size_t groups = (8 * (size_t) fw->n_threads + g->n_blocks - 1) / g->n_blocks;
+    size_t tasks = (g->data != NULL ? 8 : 2) * (size_t) fw->n_threads; /* each group packs its block anew where none is kept */
+    size_t groups = (tasks + g->n_blocks - 1) / g->n_blocks;
     if (groups > n_tiles) groups = n_tiles;
 #pragma omp for schedule(dynamic) nowait
     for (size_t task = 0; task < g->n_blocks * groups; task++) {

@@ -19,16 +19,47 @@ struct qr_gemm_plan {
     qr_gemm_plan *next;
 };
 
+/* Memory of each thread's own. */
+typedef struct lanes {
+    unsigned char **at; /* [n_threads] */
+    size_t bytes;       /* of each */
+} lanes;
+
 struct qr_gemm_lib {
     qr_gemm_type type;
     int n_threads;
     const qr_gemm_provider *tiled; /* the only provider, as all rows are in tiles then; or NULL */
     const qr_kernels *kernels;
     qr_gemm_plan *plans;
-    float **widened; /* [n_threads]: one block in f32, or NULL while no matrix needs it */
-    size_t widened_elements;
+    lanes ready; /* the block that qr_gemm_block made, for matrices that are not kept in that form */
+    lanes rows;  /* a block being packed: its rows in the type of the arithmetic, after one row in f32 */
     atomic_int failed;
 };
+
+static void clear(const qr_gemm_lib *lib, lanes *l)
+{
+    for (int t = 0; l->at != NULL && t < lib->n_threads; t++) {
+        qr_pages_free(l->at[t], l->bytes);
+        l->at[t] = NULL;
+    }
+    l->bytes = 0;
+}
+
+/* At least so many bytes for each thread; what was there is lost. */
+static qr_status reserve(const qr_gemm_lib *lib, lanes *l, size_t bytes, qr_error *err)
+{
+    if (bytes <= l->bytes) return QR_OK;
+    clear(lib, l);
+    l->bytes = bytes;
+    for (int t = 0; t < lib->n_threads; t++)
+        if ((l->at[t] = qr_pages_alloc(bytes)) == NULL)
+            return qr_fail(err, QR_E_MEMORY, "no memory for %zu bytes of unpacked weights", bytes);
+    return QR_OK;
+}
+
+void qr_gemm_lib_trim(qr_gemm_lib *lib) { clear(lib, &lib->rows); }
+
+size_t qr_gemm_lib_bytes(const qr_gemm_lib *lib) { return (size_t) lib->n_threads * (lib->ready.bytes + lib->rows.bytes); }
 
 void qr_gemm_lib_close(qr_gemm_lib *lib)
 {
@@ -39,8 +70,10 @@ void qr_gemm_lib_close(qr_gemm_lib *lib)
         plan->provider->close(plan->kernel);
         qr_free(plan);
     }
-    for (int t = 0; t < lib->n_threads; t++) qr_pages_free(lib->widened[t], lib->widened_elements * sizeof(float));
-    qr_free(lib->widened);
+    clear(lib, &lib->ready);
+    clear(lib, &lib->rows);
+    qr_free(lib->ready.at);
+    qr_free(lib->rows.at);
     qr_free(lib);
 }
 
@@ -242,9 +275,10 @@ qr_status qr_gemm_lib_open(qr_gemm_lib **out, qr_gemm_type type, int may_tile, i
     lib->type = type;
     lib->n_threads = n_threads;
     lib->kernels = qr_kernels_get();
-    lib->widened = qr_calloc((size_t) n_threads, sizeof *lib->widened);
-    if (lib->widened == NULL) {
-        qr_free(lib);
+    lib->ready.at = qr_calloc((size_t) n_threads, sizeof *lib->ready.at);
+    lib->rows.at = qr_calloc((size_t) n_threads, sizeof *lib->rows.at);
+    if (lib->ready.at == NULL || lib->rows.at == NULL) {
+        qr_gemm_lib_close(lib);
         return qr_fail(err, QR_E_MEMORY, "no memory for the matrix library");
     }
     if (type == QR_GEMM_BF16 && may_tile && qr_gemm_tiled != NULL) use_tiles(lib, qr_gemm_tiled);
@@ -255,27 +289,18 @@ qr_status qr_gemm_lib_open(qr_gemm_lib **out, qr_gemm_type type, int may_tile, i
 
 static size_t round_up(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
-/* Room for one widened block per thread. */
-static qr_status reserve_widened(qr_gemm_lib *lib, size_t elements, qr_error *err)
-{
-    if (elements <= lib->widened_elements) return QR_OK;
-    for (int t = 0; t < lib->n_threads; t++) {
-        qr_pages_free(lib->widened[t], lib->widened_elements * sizeof(float));
-        lib->widened[t] = NULL;
-    }
-    lib->widened_elements = elements;
-    for (int t = 0; t < lib->n_threads; t++)
-        if ((lib->widened[t] = qr_pages_alloc(elements * sizeof(float))) == NULL)
-            return qr_fail(err, QR_E_MEMORY, "no memory for %zu widened weights", elements);
-    return QR_OK;
-}
-
-/* Row `row` of the tensors, laid end to end, as f32. */
-static void load_row(float *to, const qr_gemm_source *source, size_t row, size_t k)
+/* to [k] = row `row` of the tensors, laid end to end, in the type of bf16 or f32 arithmetic; wide: [k]. */
+static void load_row(void *to, float *wide, const qr_gemm_lib *lib, const qr_gemm_source *source, size_t row, size_t k)
 {
     size_t i = 0;
     while (row >= source->tensors[i]->dims[0]) row -= source->tensors[i++]->dims[0];
-    qr_tensor_f32(to, source->tensors[i], row * k, k);
+    const qr_tensor *t = source->tensors[i];
+    if (lib->type == QR_GEMM_BF16 && t->type == QR_T_BF16) {
+        memcpy(to, t->data + 2 * row * k, 2 * k);
+        return;
+    }
+    qr_tensor_f32(lib->type == QR_GEMM_BF16 ? wide : to, t, row * k, k);
+    if (lib->type == QR_GEMM_BF16) lib->kernels->narrow_bf16(to, wide, k);
 }
 
 /* Reverses widen_f16: every value came from an f16, so that no rounding is needed, only the right bits. */
@@ -295,74 +320,80 @@ static float *block_scales(const qr_gemm *gemm, unsigned char *block)
     return (float *) (void *) (block + round_up(gemm->plan->packed_elements));
 }
 
-static int pack_block(qr_gemm *gemm, qr_gemm_lib *lib, int thread, size_t block, const qr_gemm_source *source, float *rows, float *packed)
+/* to = block `block`, packed in the form `stored`. */
+static int pack_block(const qr_gemm *gemm, const qr_gemm_lib *lib, int thread, size_t block, unsigned char *to, qr_tensor_type stored)
 {
-    size_t k = gemm->k, nb = gemm->nb, n = gemm->plan->packed_elements;
-    unsigned char *to = gemm->data + block * gemm->block_bytes;
+    size_t k = gemm->k, nb = gemm->nb, n = gemm->plan->packed_elements, es = qr_gemm_type_size(lib->type);
+    const qr_gemm_source *source = &gemm->source;
+    float *wide = (float *) (void *) lib->rows.at[thread], *packed = (float *) (void *) lib->ready.at[thread];
+    unsigned char *rows = lib->rows.at[thread] + round_up(k * sizeof(float));
     for (size_t i = 0; i < nb; i++) {
         size_t row = source->row(source->arg, block, i);
-        if (row == QR_SIZE_NONE) memset(rows + i * k, 0, k * sizeof *rows);
-        else load_row(rows + i * k, source, row, k);
-    }
-    if (lib->type == QR_GEMM_INT8) {
-        int8_t *narrow = (int8_t *) packed; /* as large as `rows`: room enough */
-        float *scales = block_scales(gemm, to);
-        for (size_t i = 0; i < nb; i++) {
-            float *row = rows + i * k;
-            for (size_t j = 0; j < k && gemm->factors != NULL; j++) row[j] /= gemm->factors[j];
-            scales[i] = lib->kernels->quantize(narrow + i * k, row, k, NULL, gemm->rotation);
-            if (gemm->rotation > 0) scales[i] /= (float) gemm->rotation; /* exact; both sides are turned by an unscaled transform */
+        unsigned char *at = rows + i * k * es;
+        if (lib->type == QR_GEMM_INT8) {
+            if (row == QR_SIZE_NONE) memset(wide, 0, k * sizeof *wide);
+            else load_row(wide, NULL, lib, source, row, k);
+            for (size_t j = 0; j < k && gemm->factors != NULL; j++) wide[j] /= gemm->factors[j];
+            float scale = lib->kernels->quantize((int8_t *) at, wide, k, NULL, gemm->rotation);
+            /* exact; both sides are turned by an unscaled transform */
+            block_scales(gemm, to)[i] = gemm->rotation > 0 ? scale / (float) gemm->rotation : scale;
+        } else if (row == QR_SIZE_NONE) {
+            memset(at, 0, k * es);
+        } else {
+            load_row(at, wide, lib, source, row, k);
         }
-        return gemm->plan->provider->pack(gemm->plan->kernel, thread, to, narrow);
     }
-    if (lib->type == QR_GEMM_BF16) {
-        uint16_t *narrow = (uint16_t *) packed; /* as large as `rows`: room enough */
-        lib->kernels->narrow_bf16(narrow, rows, nb * k);
-        return gemm->plan->provider->pack(gemm->plan->kernel, thread, to, narrow);
-    }
-    if (gemm->stored == QR_T_F32) return gemm->plan->provider->pack(gemm->plan->kernel, thread, to, rows);
+    if (lib->type != QR_GEMM_F32 || stored == QR_T_F32) return gemm->plan->provider->pack(gemm->plan->kernel, thread, to, rows);
     /* Pack as f32, then narrow each element where it stands: the library's order is kept without knowing it. */
     if (gemm->plan->provider->pack(gemm->plan->kernel, thread, packed, rows)) return 1;
-    if (gemm->stored == QR_T_BF16) lib->kernels->narrow_bf16((uint16_t *) to, packed, n);
+    if (stored == QR_T_BF16) lib->kernels->narrow_bf16((uint16_t *) (void *) to, packed, n);
     else
-        for (size_t i = 0; i < n; i++) ((uint16_t *) to)[i] = narrow_f16(packed[i]);
+        for (size_t i = 0; i < n; i++) ((uint16_t *) (void *) to)[i] = narrow_f16(packed[i]);
     return 0;
+}
+
+/* The form in which blocks are kept: for f32 arithmetic the file's own where that is one of 16 bits. */
+static qr_tensor_type kept_type(const qr_gemm_lib *lib, const qr_gemm_source *source)
+{
+    if (lib->type != QR_GEMM_F32) return lib->type == QR_GEMM_INT8 ? QR_T_I8 : QR_T_BF16;
+    qr_tensor_type type = source->tensors[0]->type;
+    for (size_t i = 1; i < source->n_tensors; i++)
+        if (source->tensors[i]->type != type) return QR_T_F32; /* mixed files: keep all exactly */
+    /* Rounding the products to 16 bits would lose some, and an integer per element would need to know the library's order of them. */
+    return type == QR_T_F16 || type == QR_T_BF16 ? type : QR_T_F32;
+}
+
+static qr_status pack_all(qr_gemm *gemm, qr_gemm_lib *lib, qr_error *err)
+{
+    gemm->data = qr_pages_alloc(gemm->n_blocks * gemm->block_bytes);
+    if (gemm->data == NULL)
+        return qr_fail(err, QR_E_MEMORY, "no memory for %zu bytes of packed weights", gemm->n_blocks * gemm->block_bytes);
+    int failed = 0;
+#pragma omp parallel for schedule(dynamic) num_threads(lib->n_threads) reduction(| : failed)
+    for (size_t b = 0; b < gemm->n_blocks; b++)
+        failed |= pack_block(gemm, lib, omp_get_thread_num(), b, gemm->data + b * gemm->block_bytes, gemm->stored);
+    if (failed) return qr_fail(err, QR_E_BACKEND, "%s: cannot pack weights of %zu x %zu", gemm->plan->provider->name, gemm->n, gemm->k);
+    return QR_OK;
 }
 
 qr_status qr_gemm_pack(qr_gemm *gemm, qr_gemm_lib *lib, size_t k, size_t n, size_t nb, size_t n_blocks, const qr_gemm_source *source,
                        qr_error *err)
 {
-    *gemm = (qr_gemm){.k = k, .n = n, .nb = nb, .n_blocks = n_blocks};
+    *gemm = (qr_gemm){.k = k, .n = n, .nb = nb, .n_blocks = n_blocks, .source = *source};
     qr_status status = find_plan(&gemm->plan, lib, k, nb, err);
     if (status != QR_OK) return status;
     gemm->rotation = source->rotation;
     gemm->factors = source->factors;
-    gemm->stored = lib->type == QR_GEMM_INT8 ? QR_T_I8 : lib->type == QR_GEMM_BF16 ? QR_T_BF16 : source->tensors[0]->type;
-    for (size_t i = 1; i < source->n_tensors; i++)
-        if (lib->type == QR_GEMM_F32 && source->tensors[i]->type != gemm->stored)
-            gemm->stored = QR_T_F32; /* mixed files: keep all exactly */
-    /* Rounding the products to 16 bits would lose some, and an integer per element would need to know the library's order of them. */
-    if (lib->type == QR_GEMM_F32 && gemm->stored != QR_T_F16 && gemm->stored != QR_T_BF16) gemm->stored = QR_T_F32; /* quantised: widened */
-    size_t packed = gemm->plan->packed_elements;
-    if (lib->type == QR_GEMM_F32 && gemm->stored != QR_T_F32 && (status = reserve_widened(lib, packed, err)) != QR_OK) return status;
-    gemm->block_bytes = round_up(packed * qr_tensor_type_size(gemm->stored));
-    if (gemm->stored == QR_T_I8) gemm->block_bytes += round_up(nb * sizeof(float));
-    gemm->data = qr_pages_alloc(n_blocks * gemm->block_bytes);
-    size_t scratch = (packed > nb * k ? packed : nb * k) * 2 * sizeof(float) * (size_t) lib->n_threads;
-    float *temp = qr_pages_alloc(scratch);
-    if (gemm->data == NULL || temp == NULL) {
-        status = qr_fail(err, QR_E_MEMORY, "no memory for %zu bytes of packed weights", n_blocks * gemm->block_bytes);
-    } else {
-        int failed = 0;
-#pragma omp parallel for schedule(dynamic) num_threads(lib->n_threads) reduction(| : failed)
-        for (size_t b = 0; b < n_blocks; b++) {
-            int thread = omp_get_thread_num();
-            float *rows = temp + scratch / sizeof(float) / (size_t) lib->n_threads * (size_t) thread;
-            failed |= pack_block(gemm, lib, thread, b, source, rows, rows + scratch / sizeof(float) / (size_t) lib->n_threads / 2);
-        }
-        if (failed) status = qr_fail(err, QR_E_BACKEND, "%s: cannot pack weights of %zu x %zu", gemm->plan->provider->name, n, k);
-    }
-    qr_pages_free(temp, scratch);
+    gemm->stored = kept_type(lib, source);
+    size_t packed = gemm->plan->packed_elements, es = qr_gemm_type_size(lib->type);
+    size_t scales = lib->type == QR_GEMM_INT8 ? round_up(nb * sizeof(float)) : 0;
+    int makes = source->when_used || (lib->type == QR_GEMM_F32 && gemm->stored != QR_T_F32);
+    if (makes) status = reserve(lib, &lib->ready, round_up(packed * es) + scales, err);
+    if (status == QR_OK) status = reserve(lib, &lib->rows, round_up(k * sizeof(float)) + nb * k * es, err);
+    if (status != QR_OK || source->when_used) return status;
+    gemm->block_bytes = round_up(packed * qr_tensor_type_size(gemm->stored)) + scales;
+    status = pack_all(gemm, lib, err);
+    gemm->source = (qr_gemm_source){0};
     return status;
 }
 
@@ -374,9 +405,14 @@ void qr_gemm_deinit(qr_gemm *gemm)
 
 const void *qr_gemm_block(const qr_gemm *gemm, qr_gemm_lib *lib, int thread, size_t b)
 {
+    unsigned char *ready = lib->ready.at[thread];
+    if (gemm->data == NULL) {
+        if (pack_block(gemm, lib, thread, b, ready, lib->type == QR_GEMM_F32 ? QR_T_F32 : gemm->stored)) atomic_store(&lib->failed, 1);
+        return ready;
+    }
     const unsigned char *block = gemm->data + b * gemm->block_bytes;
     if (lib->type != QR_GEMM_F32 || gemm->stored == QR_T_F32) return block;
-    float *wide = lib->widened[thread];
+    float *wide = (float *) (void *) ready;
     const uint16_t *narrow = (const uint16_t *) (const void *) block;
     (gemm->stored == QR_T_BF16 ? lib->kernels->widen_bf16 : lib->kernels->widen_f16)(wide, narrow, gemm->plan->packed_elements);
     return wide;

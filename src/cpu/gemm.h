@@ -9,6 +9,9 @@
  * Arithmetic is f32 x f32 or bf16 x bf16, both summed in f32. For f32 arithmetic 16-bit weights stay 16-bit in memory and are widened
  * block by block as they are used, which is exact and halves the memory. 8-bit weights become f32 or bf16, whichever computes.
  *
+ * Where memory is short nothing is packed ahead: each block is unpacked and packed by the thread that is about to use it, with the same
+ * steps and so the same bits, once for all rows of a chunk.
+ *
  * Or int8 x int8, summed in int32: each row of A and each output has a scale. Both sides may be rotated first (kernels.h), which leaves
  * the product as it is and makes 8 bits lose less where single elements of a row are much larger than the others.
  */
@@ -24,14 +27,28 @@ enum { QR_TILE_ROWS = 64, QR_TILE_ROWS_SMALL = 16 };
 typedef struct qr_gemm_lib qr_gemm_lib;   /* kernels by shape, per-thread state; one per engine */
 typedef struct qr_gemm_plan qr_gemm_plan; /* kernels for one (k, nb); owned by the lib */
 
+/* Rows of the weight matrix to pack: block b, output i takes row map(b, i) of the tensors laid end to end, or zeros if it is QR_SIZE_NONE.
+ */
+typedef struct qr_gemm_source {
+    const qr_tensor *const *tensors; /* [n_tensors], each [rows, k] */
+    size_t n_tensors;
+    size_t (*row)(const void *arg, size_t block, size_t output); /* index over all rows of all tensors */
+    const void *arg;
+    /* for 8-bit products, see int8.h; 0 or qr_gemm_rotation(k), and NULL or [k], which outlive the packed matrix */
+    size_t rotation;
+    const float *factors;
+    int when_used; /* 1: nothing is kept, a block is packed each time it is used; tensors and arg outlive the packed matrix */
+} qr_gemm_source;
+
 typedef struct qr_gemm {
     const qr_gemm_plan *plan;
     size_t k, n, nb, n_blocks; /* nb * n_blocks >= n; outputs past n are zero */
-    unsigned char *data;       /* n_blocks * block_bytes */
+    unsigned char *data;       /* n_blocks * block_bytes; NULL: blocks are packed when they are used, from `source` */
     size_t block_bytes;
     qr_tensor_type stored; /* QR_T_BF16, QR_T_F16, QR_T_F32 or QR_T_I8; a block of these ends with its outputs' scales */
     size_t rotation;       /* of 8-bit products: what must be done to rows of a, as in qr_kernels.quantize */
     const float *factors;  /* [k], borrowed from the source; NULL: none */
+    qr_gemm_source source;
 } qr_gemm;
 
 /* type: of the arithmetic; QR_GEMM_BF16 needs features.native_bf16, QR_GEMM_INT8 native_int8. may_tile: rows may be in tiles, where the
@@ -52,22 +69,14 @@ qr_rows qr_gemm_lib_rows(const qr_gemm_lib *lib, size_t n);
 /* The rotation for rows of k elements; 0: there is none. */
 size_t qr_gemm_rotation(size_t k);
 
-/* Rows of the weight matrix to pack: block b, output i takes row map(b, i) of the tensors laid end to end, or zeros if it is QR_SIZE_NONE.
- */
-typedef struct qr_gemm_source {
-    const qr_tensor *const *tensors; /* [n_tensors], each [rows, k] */
-    size_t n_tensors;
-    size_t (*row)(const void *arg, size_t block, size_t output); /* index over all rows of all tensors */
-    const void *arg;
-    /* for 8-bit products, see int8.h; 0 or qr_gemm_rotation(k), and NULL or [k], which outlive the packed matrix */
-    size_t rotation;
-    const float *factors;
-} qr_gemm_source;
-
-/* Packs all blocks, with all threads. */
+/* Packs all blocks, with all threads; or, where the source says when_used, makes room for one per thread. */
 qr_status qr_gemm_pack(qr_gemm *gemm, qr_gemm_lib *lib, size_t k, size_t n, size_t nb, size_t n_blocks, const qr_gemm_source *source,
                        qr_error *err);
 void qr_gemm_deinit(qr_gemm *gemm);
+/* All is packed, and nothing is when_used: gives back what only packing needs. */
+void qr_gemm_lib_trim(qr_gemm_lib *lib);
+/* Bytes that the library holds itself, beside the packed matrices. */
+size_t qr_gemm_lib_bytes(const qr_gemm_lib *lib);
 
 /* Makes block `b` ready for `thread` and returns it; valid until this thread's next call. */
 const void *qr_gemm_block(const qr_gemm *gemm, qr_gemm_lib *lib, int thread, size_t b);

@@ -95,6 +95,9 @@ typedef struct qr_kernels {
     void (*widen_bf16)(float *y, const uint16_t *x, size_t n);
     void (*widen_f16)(float *y, const uint16_t *x, size_t n);
     void (*narrow_bf16)(uint16_t *y, const float *x, size_t n);
+    /* y = q * scale and q * scale + bias, each operation rounded */
+    void (*scale_i8)(float *y, const int8_t *q, size_t n, float scale);
+    void (*affine_u8)(float *y, const uint8_t *q, size_t n, float scale, float bias);
     /* c[m][nb] = a[m][k] . b^T for m = rows; b packed in panels. Portable GEMM, used where oneDNN is absent. */
     void (*gemm)(float *c, const float *a, const float *b, size_t rows, size_t k, size_t nb);
     /* y [n] = round(x / scale) in -127 .. 127, x and y [n]; returns scale = max |x| / 127, 0 if all are zero, NaN if one is not finite.

@@ -177,6 +177,23 @@ static void softmax(void *weights, const float *s, size_t n, size_t visible, flo
 
 /* ---- conversions and the portable GEMM ---------------------------------------------------------------------------------------- */
 
+/* In steps of a fixed size, which compilers make vectors of. */
+static void scale_i8(float *y, const int8_t *q, size_t n, float scale)
+{
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        for (size_t k = 0; k < 16; k++) y[i + k] = (float) q[i + k] * scale;
+    for (; i < n; i++) y[i] = (float) q[i] * scale;
+}
+
+static void affine_u8(float *y, const uint8_t *q, size_t n, float scale, float bias)
+{
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        for (size_t k = 0; k < 16; k++) y[i + k] = (float) q[i + k] * scale + bias;
+    for (; i < n; i++) y[i] = (float) q[i] * scale + bias;
+}
+
 static void widen_bf16(float *y, const uint16_t *x, size_t n)
 {
     size_t i = 0;
@@ -299,6 +316,8 @@ static const qr_kernels table = {
     .swiglu = swiglu,
     .add = add,
     .attend = attend,
+    .scale_i8 = scale_i8,
+    .affine_u8 = affine_u8,
     .widen_bf16 = widen_bf16,
     .widen_f16 = widen_f16,
     .narrow_bf16 = narrow_bf16,

@@ -1,5 +1,6 @@
 /* Packing of a model, see packed_model.h. Peak memory is the packed weights plus one matrix of the file, because the pages of each
- * tensor are given back once it is packed; the embedding table is never copied, a batch touches few of its rows. */
+ * tensor are given back once it is packed; the embedding table is never copied, a batch touches few of its rows. When blocks are packed
+ * as they are used, it is the file and a few blocks, and the system may take the file's pages back and read them again. */
 #include "cpu/packed_model.h"
 
 #include "base/mem.h"
@@ -19,16 +20,9 @@ void qr_packed_model_embed(const qr_packed_model *packed, float *out, uint32_t i
     qr_tensor_f32(out, packed->embed, (size_t) id * hidden, hidden);
 }
 
-/* Which rows of the source a block holds. */
-typedef struct layout {
-    size_t n;    /* rows in all */
-    size_t used; /* outputs of a block that hold rows; the rest is padding */
-    size_t half; /* gate_up: `half` rows of the first tensor, then the same of the second; 0: rows in order */
-} layout;
-
 static size_t layout_row(const void *arg, size_t block, size_t output)
 {
-    const layout *l = arg;
+    const qr_packed_source *l = arg;
     if (l->half > 0) {
         size_t column = block * l->half + output % l->half, rows = l->n / 2;
         if (output >= 2 * l->half || column >= rows) return QR_SIZE_NONE;
@@ -38,16 +32,32 @@ static size_t layout_row(const void *arg, size_t block, size_t output)
     return output < l->used && row < l->n ? row : QR_SIZE_NONE;
 }
 
-static qr_status pack(qr_gemm *gemm, qr_packed_model *packed, const qr_model *model, const qr_tensor *const *tensors, size_t n_tensors,
-                      size_t used, size_t half, const qr_int8_input *input, qr_error *err)
+/* Bytes of a matrix as the file has it. */
+static size_t stored_bytes(const qr_tensor *t)
 {
-    layout l = {0, used, half};
-    for (size_t i = 0; i < n_tensors; i++) l.n += tensors[i]->dims[0];
-    size_t per_block = half > 0 ? 2 * half : used;
-    qr_gemm_source source = {tensors, n_tensors, layout_row, &l, input ? input->rotation : 0, input ? input->factors : NULL};
-    qr_status status = qr_gemm_pack(gemm, packed->lib, tensors[0]->dims[1], l.n, round_up(per_block, QR_PANEL),
-                                    (l.n + per_block - 1) / per_block, &source, err);
-    for (size_t i = 0; i < n_tensors; i++) qr_checkpoint_release(&model->ckpt, tensors[i]);
+    return t->n_bytes + (t->scales ? t->scales->n_bytes : 0) + (t->biases ? t->biases->n_bytes : 0);
+}
+
+static void release(const qr_model *model, const qr_tensor *t)
+{
+    qr_checkpoint_release(&model->ckpt, t);
+    if (t->scales != NULL) qr_checkpoint_release(&model->ckpt, t->scales);
+    if (t->biases != NULL) qr_checkpoint_release(&model->ckpt, t->biases);
+}
+
+static qr_status pack(qr_gemm *gemm, qr_packed_source *from, qr_packed_model *packed, const qr_model *model, const qr_int8_input *input,
+                      qr_error *err)
+{
+    for (size_t i = 0; i < from->n_tensors; i++) from->n += from->tensors[i]->dims[0];
+    size_t per_block = from->half > 0 ? 2 * from->half : from->used;
+    qr_gemm_source source = {
+        from->tensors, from->n_tensors, layout_row, from, input ? input->rotation : 0, input ? input->factors : NULL, packed->when_used};
+    qr_status status = qr_gemm_pack(gemm, packed->lib, from->tensors[0]->dims[1], from->n, round_up(per_block, QR_PANEL),
+                                    (from->n + per_block - 1) / per_block, &source, err);
+    for (size_t i = 0; i < from->n_tensors; i++) {
+        if (packed->when_used) packed->bytes += stored_bytes(from->tensors[i]);
+        else release(model, from->tensors[i]);
+    }
     packed->bytes += gemm->n_blocks * gemm->block_bytes;
     return status;
 }
@@ -59,14 +69,20 @@ static qr_status pack_layer(qr_packed_layer *to, qr_packed_model *packed, const 
 {
     const qr_config *c = packed->config;
     size_t heads = packed->heads_per_block * c->head_dim;
-    const qr_tensor *kv[] = {from->k_proj, from->v_proj}, *gate_up[] = {from->gate_proj, from->up_proj};
-    const qr_int8_input *inputs[QR_N_INPUTS] = {0};
-    for (size_t i = 0; in != NULL && i < QR_N_INPUTS; i++) inputs[i] = &in[i];
-    qr_status status = pack(&to->q, packed, model, &from->q_proj, 1, heads, 0, inputs[QR_IN_QKV], err);
-    if (status == QR_OK) status = pack(&to->kv, packed, model, kv, 2, heads, 0, inputs[QR_IN_QKV], err);
-    if (status == QR_OK) status = pack(&to->o, packed, model, &from->o_proj, 1, block_outputs(c->hidden), 0, inputs[QR_IN_O], err);
-    if (status == QR_OK) status = pack(&to->gate_up, packed, model, gate_up, 2, 0, packed->gate_up_half, inputs[QR_IN_GATE_UP], err);
-    if (status == QR_OK) status = pack(&to->down, packed, model, &from->down_proj, 1, block_outputs(c->hidden), 0, inputs[QR_IN_DOWN], err);
+    const qr_packed_source sources[] = {
+        {.tensors = {from->q_proj}, .n_tensors = 1, .used = heads},
+        {.tensors = {from->k_proj, from->v_proj}, .n_tensors = 2, .used = heads},
+        {.tensors = {from->o_proj}, .n_tensors = 1, .used = block_outputs(c->hidden)},
+        {.tensors = {from->gate_proj, from->up_proj}, .n_tensors = 2, .half = packed->gate_up_half},
+        {.tensors = {from->down_proj}, .n_tensors = 1, .used = block_outputs(c->hidden)},
+    };
+    static const qr_layer_input inputs[] = {QR_IN_QKV, QR_IN_QKV, QR_IN_O, QR_IN_GATE_UP, QR_IN_DOWN};
+    qr_gemm *gemms[] = {&to->q, &to->kv, &to->o, &to->gate_up, &to->down};
+    _Static_assert(sizeof sources == sizeof to->sources, "a source for each matrix");
+    memcpy(to->sources, sources, sizeof sources);
+    qr_status status = QR_OK;
+    for (size_t i = 0; i < sizeof gemms / sizeof gemms[0] && status == QR_OK; i++)
+        status = pack(gemms[i], &to->sources[i], packed, model, in != NULL ? &in[inputs[i]] : NULL, err);
     return status;
 }
 
@@ -108,10 +124,10 @@ static qr_status allocate(qr_packed_model *packed, qr_error *err)
 }
 
 qr_status qr_packed_model_open(qr_packed_model *packed, const qr_model *model, qr_gemm_lib *lib, size_t n_positions, uint32_t yes_id,
-                               uint32_t no_id, const qr_int8_plan *plan, qr_error *err)
+                               uint32_t no_id, const qr_int8_plan *plan, int when_used, qr_error *err)
 {
     const qr_config *c = &model->config;
-    *packed = (qr_packed_model){.config = c, .lib = lib, .embed = model->embed, .n_positions = n_positions};
+    *packed = (qr_packed_model){.config = c, .lib = lib, .embed = model->embed, .n_positions = n_positions, .when_used = when_used};
     packed->heads_per_block = c->head_dim >= BLOCK_OUTPUTS ? 1 : BLOCK_OUTPUTS / c->head_dim;
     size_t half = round_up(c->inter, QR_PANEL / 2);
     packed->gate_up_half = half < BLOCK_OUTPUTS / 2 ? half : BLOCK_OUTPUTS / 2;
@@ -134,6 +150,8 @@ qr_status qr_packed_model_open(qr_packed_model *packed, const qr_model *model, q
         qr_packed_model_close(packed);
         return status;
     }
+    if (!when_used) qr_gemm_lib_trim(lib);
+    packed->bytes += qr_gemm_lib_bytes(lib);
     packed->norm = take_norm(&norms, model->norm);
     qr_tensor_f32(packed->head, model->head, yes_row * c->hidden, c->hidden);
     qr_tensor_f32(packed->head + c->hidden, model->head, no_row * c->hidden, c->hidden);

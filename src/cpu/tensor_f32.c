@@ -6,33 +6,61 @@
 
 #include <string.h>
 
+enum { MAX_GROUP = 128 }; /* of MLX */
+
 /* value = integer * scale of its row, rounded once: the same f32 as in a file that holds the products. */
 static void widen_i8(float *to, const qr_tensor *tensor, size_t first, size_t n)
 {
-    const signed char *from = (const signed char *) tensor->data;
+    const int8_t *from = (const int8_t *) tensor->data;
     size_t cols = tensor->dims[1];
     for (size_t i = first, end = first + n; i < end;) {
         size_t row = i / cols, row_end = (row + 1) * cols < end ? (row + 1) * cols : end;
         float scale;
         qr_tensor_f32(&scale, tensor->scales, row, 1);
-        for (; i < row_end; i++) *to++ = (float) from[i] * scale;
+        qr_kernels_get()->scale_i8(to, from + i, row_end - i, scale);
+        to += row_end - i;
+        i = row_end;
     }
 }
 
-/* Eight elements are `bits` whole bytes, and no group ends between them: cols and group are multiples of 32. */
+/* to [n] = integers of a stream of `bits`-wide ones, the first in the lowest bits, from number `first` on. Eight of them are `bits` whole
+ * bytes; the stream ends with such eight. */
+static void unpack(uint8_t *to, const unsigned char *stream, unsigned bits, size_t first, size_t n)
+{
+    const uint64_t mask = (1U << bits) - 1;
+    stream += first / 8 * bits;
+    for (size_t skip = first % 8; n > 0; skip = 0, stream += bits) {
+        uint64_t eight = 0;
+        if (bits == 4 && skip == 0 && n >= 8) {
+            uint32_t x;
+            memcpy(&x, stream, sizeof x);
+            eight = ((uint64_t) x | (uint64_t) x << 16) & 0x0000FFFF0000FFFF;
+            eight = (eight | eight << 8) & 0x00FF00FF00FF00FF;
+            eight = (eight | eight << 4) & 0x0F0F0F0F0F0F0F0F;
+            memcpy(to, &eight, sizeof eight);
+            to += 8;
+            n -= 8;
+            continue;
+        }
+        memcpy(&eight, stream, bits);
+        for (size_t k = skip; k < 8 && n > 0; k++, n--) *to++ = (uint8_t) (eight >> k * bits & mask);
+    }
+}
+
+/* No eight elements lie in two groups: cols and group are multiples of 32. */
 static void widen_mlx(float *to, const qr_tensor *tensor, size_t first, size_t n)
 {
-    const unsigned bits = tensor->bits, mask = (1U << bits) - 1;
+    uint8_t part[MAX_GROUP];
     for (size_t i = first, end = first + n; i < end;) {
-        size_t g = i / tensor->group, group_end = (g + 1) * tensor->group < end ? (g + 1) * tensor->group : end;
+        size_t g = i / tensor->group, group_end = (g + 1) * tensor->group < end ? (g + 1) * tensor->group : end, m = group_end - i;
         float scale, bias;
         qr_tensor_f32(&scale, tensor->scales, g, 1);
         qr_tensor_f32(&bias, tensor->biases, g, 1);
-        while (i < group_end) {
-            uint64_t eight = 0;
-            memcpy(&eight, tensor->data + i / 8 * bits, bits);
-            for (size_t k = i % 8; k < 8 && i < group_end; k++, i++) *to++ = (float) (eight >> k * bits & mask) * scale + bias;
-        }
+        const uint8_t *q = tensor->bits == 8 ? tensor->data + i : part;
+        if (tensor->bits != 8) unpack(part, tensor->data, tensor->bits, i, m);
+        qr_kernels_get()->affine_u8(to, q, m, scale, bias);
+        to += m;
+        i = group_end;
     }
 }
 

@@ -127,6 +127,7 @@ typedef struct qr_backend_cfg {
     const uint32_t *first_ids; /* [n_first_ids], what every prompt with the default instruction begins with; borrowed until close */
     size_t n_first_ids;
     const qr_batch *calibration; /* prompts to check 8-bit products with (calibration.h), or NULL; borrowed for open */
+    qr_memory memory;            /* as in qr_options */
 } qr_backend_cfg;
 
 typedef struct qr_backend_info {

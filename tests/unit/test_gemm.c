@@ -50,7 +50,7 @@ static size_t row_of(const void *arg, size_t block, size_t output)
     return output < r->used && row < r->n ? row : QR_SIZE_NONE;
 }
 
-static void check(int bf16, qr_tensor_type type, size_t k, size_t n, size_t used, size_t nb)
+static void check_when(int bf16, int when_used, qr_tensor_type type, size_t k, size_t n, size_t used, size_t nb)
 {
     size_t es = qr_tensor_type_size(type), m = QR_TILE_ROWS;
     float *w = malloc(n * k * sizeof *w), *a = malloc(m * k * sizeof *a), *c = aligned_alloc(64, m * nb * sizeof *c);
@@ -71,7 +71,7 @@ static void check(int bf16, qr_tensor_type type, size_t k, size_t n, size_t used
     if (type == QR_T_I8) tensor.scales = &scale;
     const qr_tensor *tensors[] = {&tensor};
     rows map = {used, n};
-    qr_gemm_source source = {tensors, 1, row_of, &map, 0, NULL};
+    qr_gemm_source source = {tensors, 1, row_of, &map, 0, NULL, when_used};
     qr_gemm_lib *lib;
     qr_gemm g;
     qr_error err = {0};
@@ -112,6 +112,11 @@ static void check(int bf16, qr_tensor_type type, size_t k, size_t n, size_t used
     free(scales);
     free(c);
     free(stored);
+}
+
+static void check(int bf16, qr_tensor_type type, size_t k, size_t n, size_t used, size_t nb)
+{
+    for (int when_used = 0; when_used < 2; when_used++) check_when(bf16, when_used, type, k, n, used, nb);
 }
 
 static const struct {
@@ -170,7 +175,7 @@ static void test_int8(void **state)
                 .name = "w", .type = QR_T_F32, .n_dims = 2, .dims = {n, k}, .n_elements = n * k, .data = (void *) w, .n_bytes = n * k * 4};
             const qr_tensor *tensors[] = {&tensor};
             rows map = {shapes[s].used, n};
-            qr_gemm_source source = {tensors, 1, row_of, &map, rotation, factors};
+            qr_gemm_source source = {tensors, 1, row_of, &map, rotation, factors, 0};
             qr_gemm_lib *lib;
             qr_gemm g;
             qr_error err = {0};
@@ -236,7 +241,7 @@ static void test_out_of_memory(void **state)
         .name = "w", .type = QR_T_F32, .n_dims = 2, .dims = {16, 2}, .n_elements = 32, .data = (const unsigned char *) w, .n_bytes = 128};
     const qr_tensor *tensors[] = {&tensor};
     rows map = {16, 16};
-    qr_gemm_source source = {tensors, 1, row_of, &map, 0, NULL};
+    qr_gemm_source source = {tensors, 1, row_of, &map, 0, NULL, 0};
     for (long at = 1; at < 200; at++) {
         qr_gemm_lib *lib = NULL;
         qr_gemm g = {0};
