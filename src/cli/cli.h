@@ -81,6 +81,10 @@ typedef struct cli_args {
     const char *backends, *pairs;
     double tolerance;
 
+    const char *type; /* of quantize */
+    int no_check;
+    int dequantize; /* index into bf16|f16|f32, plus 1 */
+
     const char *tokenizer;
     int special, count;
 
@@ -139,7 +143,7 @@ typedef struct cli_command {
 
 /* All commands in the order of the help, NULL at the end (main.c). */
 extern const cli_command *const cli_commands[];
-extern const cli_command cli_serve, cli_rank, cli_score, cli_config, cli_tokenize, cli_inspect, cli_doctor, cli_parity, cli_version,
+extern const cli_command cli_serve, cli_rank, cli_score, cli_config, cli_tokenize, cli_inspect, cli_quantize, cli_convert, cli_doctor, cli_parity, cli_version,
     cli_help, cli_completion;
 /* Shared groups: what opens an engine, which model, and what every command knows. */
 extern const cli_option cli_serve_options[], cli_engine_options[], cli_backend_options[], cli_model_options[], cli_general_options[];

@@ -10,7 +10,7 @@
 
 #include <math.h>
 
-enum { STEPS = 10 };         /* scales tried on each side of the covering one */
+enum { STEPS = 10 };              /* scales tried on each side of the covering one */
 static const float TINY = 1e-30f; /* below this a block is zero: its scale has no inverse */
 
 /* Nearest integer for |v| < 2^22, without a call. Values are clamped before. */

@@ -23,7 +23,7 @@ static const char canonical_prefix[] = QR_PROMPT_PREFIX;
 static const char canonical_suffix[] = QR_PROMPT_SUFFIX;
 static const char canonical_query[] = QR_PROMPT_QUERY;
 static const char canonical_document[] = QR_PROMPT_DOCUMENT;
-static const char default_instruction[] = "Given a web search query, retrieve relevant passages that answer the query";
+static const char default_instruction[] = QR_PROMPT_INSTRUCTION;
 
 /* What the canonical strings are in Qwen3's own vocabulary, which is recognised by its size and its id for "yes". */
 static const uint32_t prefix_ids[] = {151644, 8948, 198,  60256, 3425, 279,  11789, 20027, 279,    8502, 3118,   389, 279,

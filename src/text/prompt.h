@@ -13,6 +13,7 @@
 #define QR_PROMPT_PREFIX                                                                                                                   \
     "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "                           \
     "provided. Note that the answer can only be \"yes\" or \"no\".<|im_end|>\n<|im_start|>user\n"
+#define QR_PROMPT_INSTRUCTION "Given a web search query, retrieve relevant passages that answer the query"
 #define QR_PROMPT_QUERY "<Instruct>: {instruction}\n<Query>: {query}\n"
 #define QR_PROMPT_DOCUMENT "<Document>: {document}"
 #define QR_PROMPT_SUFFIX "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
