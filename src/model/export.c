@@ -4,6 +4,7 @@
 #include "base/mem.h"
 #include "cpu/tensor_f32.h"
 #include "model/builtin.h"
+#include "model/gguf.h"
 #include "model/safetensors_write.h"
 
 #include <math.h>
@@ -22,11 +23,28 @@ const char *const qr_export_files[] = {"config.json",
                                        "config_sentence_transformers.json",
                                        NULL};
 
-qr_status qr_export_open_file(const qr_model *model, const char *name, qr_file *file, qr_error *err)
+enum { MAX_FILE = 100000000 };
+
+qr_status qr_export_read_file(const qr_model *model, const char *name, char **text, size_t *len, qr_error *err)
 {
-    if (qr_is_builtin(model->dir)) return qr_builtin_file(file, name, err);
-    char *path = qr_path_join(model->dir, name);
-    qr_status status = path != NULL ? qr_file_open(file, path, err) : qr_fail(err, QR_E_MEMORY, "%s: no memory for a path", model->dir);
+    qr_file file;
+    char *path = NULL;
+    *text = NULL;
+    qr_status status;
+    if (qr_is_builtin(model->dir)) {
+        status = qr_builtin_file(&file, name, err);
+        if (status != QR_OK) return status;
+        *text = qr_strndup((const char *) file.data, file.size);
+        *len = file.size;
+        return *text != NULL ? QR_OK : qr_fail(err, QR_E_MEMORY, "%s: no memory for it", name);
+    }
+    status = qr_gguf_locate(model->dir, &path, err);
+    if (status == QR_OK && path != NULL) {
+        status = qr_gguf_read_file(model, path, name, text, len, err);
+    } else if (status == QR_OK) {
+        path = qr_path_join(model->dir, name);
+        status = path != NULL ? qr_file_read(path, MAX_FILE, text, len, err) : qr_fail(err, QR_E_MEMORY, "%s: no memory for a path", name);
+    }
     qr_free(path);
     return status;
 }
@@ -206,8 +224,8 @@ static qr_status quantize_rows(const qr_export *job, const qr_export_item *item,
     return status;
 }
 
-static qr_status export_tensor(const qr_export *job, const qr_export_item *item, uint64_t start, qr_output *out, qr_export_row *row,
-                               qr_error *err)
+qr_status qr_export_tensor(const qr_export *job, const qr_export_item *item, uint64_t start, qr_output *out, qr_export_row *row,
+                           qr_error *err)
 {
     const qr_tensor *t = item->tensor;
     enum { PIECE = 16 << 20 };
@@ -232,7 +250,7 @@ qr_status qr_export_tensors(qr_export *job, const qr_export_item *items, size_t 
     job->rows = qr_calloc(n, sizeof *job->rows);
     if (job->rows == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for a list of tensors");
     for (job->n_rows = 0; job->n_rows < n && status == QR_OK; job->n_rows++)
-        status = export_tensor(job, &items[job->n_rows], start, out, &job->rows[job->n_rows], err);
+        status = qr_export_tensor(job, &items[job->n_rows], start, out, &job->rows[job->n_rows], err);
     return status;
 }
 
@@ -254,9 +272,9 @@ qr_status qr_export_gguf(qr_export *job, const char *path, qr_error *err)
     if (status == QR_OK) {
         for (size_t i = 0; i < n; i++) {
             qr_export_choose(job, &items[i], 1);
-            qr_gguf_tensor(&gguf, items[i].gguf, items[i].form.type, items[i].tensor->n_dims, items[i].tensor->dims, &items[i].at);
+            qr_gguf_put_tensor(&gguf, items[i].gguf, items[i].form.type, items[i].tensor->n_dims, items[i].tensor->dims, &items[i].at);
         }
-        qr_gguf_tensor(&gguf, "cls.output.weight", QR_T_F32, 2, (size_t[]){2, hidden}, &labels_at);
+        qr_gguf_put_tensor(&gguf, "cls.output.weight", QR_T_F32, 2, (size_t[]){2, hidden}, &labels_at);
         for (int i = 0; i < 2; i++) qr_tensor_f32(rows + (size_t) i * hidden, model->head, labels[i] * hidden, hidden);
         status = qr_gguf_write_head(&gguf, &out, err);
     }

@@ -30,25 +30,25 @@ static void put_key(qr_gguf_writer *gguf, const char *key, uint32_t type)
     put_u32(&gguf->keys, type);
 }
 
-void qr_gguf_u32(qr_gguf_writer *gguf, const char *key, uint32_t value)
+void qr_gguf_put_u32(qr_gguf_writer *gguf, const char *key, uint32_t value)
 {
     put_key(gguf, key, GGUF_U32);
     put_u32(&gguf->keys, value);
 }
 
-void qr_gguf_f32(qr_gguf_writer *gguf, const char *key, float value)
+void qr_gguf_put_f32(qr_gguf_writer *gguf, const char *key, float value)
 {
     put_key(gguf, key, GGUF_F32);
     put(&gguf->keys, &value, sizeof value);
 }
 
-void qr_gguf_bool(qr_gguf_writer *gguf, const char *key, int value)
+void qr_gguf_put_bool(qr_gguf_writer *gguf, const char *key, int value)
 {
     put_key(gguf, key, GGUF_BOOL);
     put(&gguf->keys, value ? "\1" : "\0", 1);
 }
 
-void qr_gguf_string(qr_gguf_writer *gguf, const char *key, const char *text, size_t len)
+void qr_gguf_put_string(qr_gguf_writer *gguf, const char *key, const char *text, size_t len)
 {
     put_key(gguf, key, GGUF_STRING);
     put_text(&gguf->keys, text, len);
@@ -61,14 +61,14 @@ static void put_array(qr_gguf_writer *gguf, const char *key, uint32_t type, uint
     put_u64(&gguf->keys, n);
 }
 
-void qr_gguf_strings(qr_gguf_writer *gguf, const char *key, uint64_t n) { put_array(gguf, key, GGUF_STRING, n); }
-void qr_gguf_ints(qr_gguf_writer *gguf, const char *key, uint64_t n) { put_array(gguf, key, GGUF_I32, n); }
-void qr_gguf_string_item(qr_gguf_writer *gguf, const char *text, size_t len) { put_text(&gguf->keys, text, len); }
-void qr_gguf_int_item(qr_gguf_writer *gguf, int32_t value) { put(&gguf->keys, &value, sizeof value); }
+void qr_gguf_put_strings(qr_gguf_writer *gguf, const char *key, uint64_t n) { put_array(gguf, key, GGUF_STRING, n); }
+void qr_gguf_put_ints(qr_gguf_writer *gguf, const char *key, uint64_t n) { put_array(gguf, key, GGUF_I32, n); }
+void qr_gguf_put_string_item(qr_gguf_writer *gguf, const char *text, size_t len) { put_text(&gguf->keys, text, len); }
+void qr_gguf_put_int_item(qr_gguf_writer *gguf, int32_t value) { put(&gguf->keys, &value, sizeof value); }
 
 static uint64_t aligned(uint64_t n) { return (n + QR_GGUF_ALIGNMENT - 1) / QR_GGUF_ALIGNMENT * QR_GGUF_ALIGNMENT; }
 
-void qr_gguf_tensor(qr_gguf_writer *gguf, const char *name, qr_tensor_type type, int n_dims, const size_t *dims, uint64_t *offset)
+void qr_gguf_put_tensor(qr_gguf_writer *gguf, const char *name, qr_tensor_type type, int n_dims, const size_t *dims, uint64_t *offset)
 {
     size_t elements = 1;
     gguf->n_tensors++;

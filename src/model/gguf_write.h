@@ -16,18 +16,18 @@ typedef struct qr_gguf_writer { /* all zero is empty */
 } qr_gguf_writer;
 
 /* Memory that runs out is reported by qr_gguf_write_head. */
-void qr_gguf_u32(qr_gguf_writer *gguf, const char *key, uint32_t value);
-void qr_gguf_f32(qr_gguf_writer *gguf, const char *key, float value);
-void qr_gguf_bool(qr_gguf_writer *gguf, const char *key, int value);
-void qr_gguf_string(qr_gguf_writer *gguf, const char *key, const char *text, size_t len);
+void qr_gguf_put_u32(qr_gguf_writer *gguf, const char *key, uint32_t value);
+void qr_gguf_put_f32(qr_gguf_writer *gguf, const char *key, float value);
+void qr_gguf_put_bool(qr_gguf_writer *gguf, const char *key, int value);
+void qr_gguf_put_string(qr_gguf_writer *gguf, const char *key, const char *text, size_t len);
 /* An array, to be followed by n calls of the next two. */
-void qr_gguf_strings(qr_gguf_writer *gguf, const char *key, uint64_t n);
-void qr_gguf_ints(qr_gguf_writer *gguf, const char *key, uint64_t n);
-void qr_gguf_string_item(qr_gguf_writer *gguf, const char *text, size_t len);
-void qr_gguf_int_item(qr_gguf_writer *gguf, int32_t value);
+void qr_gguf_put_strings(qr_gguf_writer *gguf, const char *key, uint64_t n);
+void qr_gguf_put_ints(qr_gguf_writer *gguf, const char *key, uint64_t n);
+void qr_gguf_put_string_item(qr_gguf_writer *gguf, const char *text, size_t len);
+void qr_gguf_put_int_item(qr_gguf_writer *gguf, int32_t value);
 
 /* Declares a tensor, dims slowest first; *offset is where its data begin, from data_start. The type must be one of GGUF's. */
-void qr_gguf_tensor(qr_gguf_writer *gguf, const char *name, qr_tensor_type type, int n_dims, const size_t *dims, uint64_t *offset);
+void qr_gguf_put_tensor(qr_gguf_writer *gguf, const char *name, qr_tensor_type type, int n_dims, const size_t *dims, uint64_t *offset);
 /* Once all is declared. The file ends where the last tensor's padding does. */
 qr_status qr_gguf_write_head(qr_gguf_writer *gguf, qr_output *out, qr_error *err);
 void qr_gguf_writer_deinit(qr_gguf_writer *gguf);
