@@ -57,6 +57,35 @@ static void add(qr_export_item *items, size_t *n, const qr_tensor *tensor, const
     snprintf(item->hf, sizeof item->hf, "%s.weight", hf);
 }
 
+const qr_tensor *qr_export_head(const qr_model *model)
+{
+    return model->head_is_pair ? qr_checkpoint_find(&model->ckpt, "lm_head.weight") : model->head != model->embed ? model->head : NULL;
+}
+
+/* Of a head that is only two rows and not of the token table, as llama.cpp's converter leaves it, a folder cannot be made. */
+static qr_status check_head(const qr_model *model, qr_error *err)
+{
+    const double alike = 0.9; /* 2-bit copies of a row are nearer, other rows far from it */
+    size_t hidden = model->config.hidden, row = 0;
+    if (!model->head_is_pair || qr_export_head(model) != NULL) return QR_OK;
+    float *x = qr_calloc(2 * hidden, sizeof *x), *y = x != NULL ? x + hidden : NULL;
+    if (x == NULL) return qr_fail(err, QR_E_MEMORY, "%s: no memory for two rows", model->dir);
+    qr_status status = qr_model_head_row(model, model->pair_ids[0], &row, err);
+    double xy = 0, xx = 0, yy = 0;
+    qr_tensor_f32(x, model->head, row * hidden, hidden);
+    qr_tensor_f32(y, model->embed, model->pair_ids[0] * hidden, hidden);
+    for (size_t i = 0; i < hidden; i++) {
+        xy += (double) x[i] * (double) y[i];
+        xx += (double) x[i] * (double) x[i];
+        yy += (double) y[i] * (double) y[i];
+    }
+    if (status == QR_OK && !(xy > alike * sqrt(xx * yy)))
+        status =
+            qr_fail(err, QR_E_UNSUPPORTED, "%s: expected a whole head (output.weight) for a folder, found only its two rows", model->dir);
+    qr_free(x);
+    return status;
+}
+
 qr_status qr_export_items(const qr_model *model, int with_head, qr_export_item **items, size_t *n, qr_error *err)
 {
     enum { PER_LAYER = 11, OUTSIDE = 3 };
@@ -80,6 +109,9 @@ qr_status qr_export_items(const qr_model *model, int with_head, qr_export_item *
     *n = 0;
     *items = qr_calloc(OUTSIDE + model->config.n_layers * PER_LAYER, sizeof **items);
     if (*items == NULL) return qr_fail(err, QR_E_MEMORY, "%s: no memory for a list of tensors", model->dir);
+    const qr_tensor *head = with_head ? qr_export_head(model) : NULL;
+    qr_status status = with_head ? check_head(model, err) : QR_OK;
+    if (status != QR_OK) return status;
     add(*items, n, model->embed, "token_embd", "model.embed_tokens");
     for (size_t i = 0; i < model->config.n_layers; i++)
         for (size_t k = 0; k < PER_LAYER; k++) {
@@ -89,7 +121,7 @@ qr_status qr_export_items(const qr_model *model, int with_head, qr_export_item *
             add(*items, n, *slot, gguf, hf);
         }
     add(*items, n, model->norm, "output_norm", "model.norm");
-    if (with_head && model->head != model->embed) add(*items, n, model->head, "output", "lm_head");
+    if (head != NULL) add(*items, n, head, "output", "lm_head");
     return QR_OK;
 }
 
@@ -266,7 +298,7 @@ qr_status qr_export_gguf(qr_export *job, const char *path, qr_error *err)
     float *rows = qr_calloc(2 * hidden, sizeof *rows);
     qr_status status = rows != NULL ? QR_OK : qr_fail(err, QR_E_MEMORY, "%s: no memory for two rows", path);
     if (status == QR_OK) status = qr_output_open(&out, path, err);
-    if (status == QR_OK) status = qr_export_items(model, job->keep_files, &items, &n, err);
+    if (status == QR_OK) status = qr_export_items(model, job->keep_files && qr_export_head(model) != NULL, &items, &n, err);
     if (status == QR_OK) status = qr_export_check(job, items, n, err);
     if (status == QR_OK) status = qr_gguf_describe(&gguf, job, labels, err);
     if (status == QR_OK) {
@@ -275,8 +307,12 @@ qr_status qr_export_gguf(qr_export *job, const char *path, qr_error *err)
             qr_gguf_put_tensor(&gguf, items[i].gguf, items[i].form.type, items[i].tensor->n_dims, items[i].tensor->dims, &items[i].at);
         }
         qr_gguf_put_tensor(&gguf, "cls.output.weight", QR_T_F32, 2, (size_t[]){2, hidden}, &labels_at);
-        for (int i = 0; i < 2; i++) qr_tensor_f32(rows + (size_t) i * hidden, model->head, labels[i] * hidden, hidden);
-        status = qr_gguf_write_head(&gguf, &out, err);
+        for (int i = 0; i < 2 && status == QR_OK; i++) {
+            size_t row;
+            status = qr_model_head_row(model, labels[i], &row, err);
+            if (status == QR_OK) qr_tensor_f32(rows + (size_t) i * hidden, model->head, row * hidden, hidden);
+        }
+        if (status == QR_OK) status = qr_gguf_write_head(&gguf, &out, err);
     }
     if (status == QR_OK) status = qr_export_tensors(job, items, n, gguf.data_start, &out, err);
     if (status == QR_OK) status = qr_output_at(&out, gguf.data_start + labels_at, rows, 2 * hidden * sizeof *rows, err);

@@ -74,7 +74,8 @@ static qr_status write_weights(qr_export *job, const char *dir, qr_export_item *
 }
 
 /* A tensor of a header that was kept, where that says. */
-static qr_status write_kept_tensor(qr_export *job, qr_export_item *item, const json_t *listed, uint64_t start, qr_output *out, qr_error *err)
+static qr_status write_kept_tensor(qr_export *job, qr_export_item *item, const json_t *listed, uint64_t start, qr_output *out,
+                                   qr_error *err)
 {
     const qr_tensor *t = item->tensor;
     const json_t *shape = json_object_get(listed, "shape"), *offsets = json_object_get(listed, "data_offsets");

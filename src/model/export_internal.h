@@ -13,6 +13,8 @@ typedef struct qr_export_item {
     uint64_t at, scales_at, biases_at; /* where the file has it */
 } qr_export_item;
 
+/* A head of its own, in full; NULL where the model has none. */
+const qr_tensor *qr_export_head(const qr_model *model);
 /* The tensors of the model in its order, with names; *items is freed with qr_free. with_head: a head of its own too. */
 qr_status qr_export_items(const qr_model *model, int with_head, qr_export_item **items, size_t *n, qr_error *err);
 /* Refuses to keep values as stored where they are quantised: no other file has the same form of them. */

@@ -3,7 +3,6 @@
 #include "base/mem.h"
 #include "model/builtin.h"
 #include "model/export_internal.h"
-#include "model/gguf.h"
 #include "text/prompt.h"
 
 #include <stdio.h>
@@ -149,11 +148,9 @@ static void keep_files(qr_gguf_writer *gguf, const qr_export *job)
 {
     static const char index[] = "model.safetensors.index.json";
     const qr_checkpoint *ckpt = &job->model->ckpt;
-    char *path = NULL;
-    int from_gguf = qr_is_builtin(job->model->dir) ? 0 : qr_gguf_locate(job->model->dir, &path, NULL) != QR_OK || path != NULL;
+    int from_gguf = job->model->gguf.n_keys > 0;
     qr_gguf_writer texts = {0};
     qr_buf names = {0};
-    qr_free(path);
     uint64_t n = 0;
     for (size_t i = 0; i == 0 || qr_export_files[i - 1] != NULL; i++) {
         const char *name = qr_export_files[i] != NULL ? qr_export_files[i] : index;

@@ -79,7 +79,7 @@ static void make_config(qr_buf *buf, const qr_model *model)
     qr_out_int(&json, "num_key_value_heads", c->n_kv_heads);
     qr_out_real(&json, "rms_norm_eps", (double) c->rms_eps, 9);
     qr_out_real(&json, "rope_theta", c->rope_theta, 17);
-    qr_out_bool(&json, "tie_word_embeddings", model->head == model->embed);
+    qr_out_bool(&json, "tie_word_embeddings", qr_export_head(model) == NULL);
     qr_out_string(&json, "torch_dtype", type == QR_T_F32 ? "float32" : type == QR_T_F16 ? "float16" : "bfloat16");
     qr_out_bool(&json, "use_sliding_window", 0);
     qr_out_int(&json, "vocab_size", c->vocab);
