@@ -4,7 +4,7 @@ _qwen_rerank()
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "serve rank score tokenize inspect config doctor parity completion version help" -- "$cur"))
+        COMPREPLY=($(compgen -W "serve rank score tokenize inspect config quantize convert doctor parity completion version help" -- "$cur"))
         return
     fi
     case ${COMP_WORDS[1]} in
@@ -217,6 +217,24 @@ _qwen_rerank()
         -*) COMPREPLY=($(compgen -W "--json --host --port --unix-socket --api-key --api-key-file --protect-metrics --cors-origin --served-name --url-prefix --spawn --vllm-command --max-documents --max-query-chars --max-document-chars --max-body --max-waiting --max-connections --request-timeout --drain-timeout --result-cache --warm-up --self-test --return-documents --mirror-data --log-format --log-texts --tls-cert --tls-key --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
         ;;
+    quantize)
+        case $prev in
+        --type|-t) return ;;
+        --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
+        esac
+        case $cur in
+        -*) COMPREPLY=($(compgen -W "--type --no-check --json --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        esac
+        ;;
+    convert)
+        case $prev in
+        --dequantize) COMPREPLY=($(compgen -W "bf16 f16 f32" -- "$cur")); return ;;
+        --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
+        esac
+        case $cur in
+        -*) COMPREPLY=($(compgen -W "--dequantize --json --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        esac
+        ;;
     doctor)
         case $prev in
         --model|-m) return ;;
@@ -319,7 +337,7 @@ _qwen_rerank()
         case $cur in
         -*) COMPREPLY=($(compgen -W "--man --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
-        COMPREPLY=($(compgen -W "serve rank score tokenize inspect config doctor parity completion version help " -- "$cur")); return
+        COMPREPLY=($(compgen -W "serve rank score tokenize inspect config quantize convert doctor parity completion version help " -- "$cur")); return
         ;;
     esac
     COMPREPLY=($(compgen -f -- "$cur"))
