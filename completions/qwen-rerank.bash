@@ -38,6 +38,7 @@ _qwen_rerank()
         --batch-size) return ;;
         --max-concurrent) return ;;
         --prefix-cache) return ;;
+        --memory) COMPREPLY=($(compgen -W "auto fast small" -- "$cur")); return ;;
         --memory-limit) return ;;
         --prompt-prefix) return ;;
         --prompt-suffix) return ;;
@@ -60,7 +61,7 @@ _qwen_rerank()
         --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
         esac
         case $cur in
-        -*) COMPREPLY=($(compgen -W "--host --port --unix-socket --api-key --api-key-file --protect-metrics --cors-origin --served-name --url-prefix --spawn --vllm-command --max-documents --max-query-chars --max-document-chars --max-body --max-waiting --max-connections --request-timeout --drain-timeout --result-cache --warm-up --self-test --return-documents --mirror-data --log-format --log-texts --tls-cert --tls-key --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        -*) COMPREPLY=($(compgen -W "--host --port --unix-socket --api-key --api-key-file --protect-metrics --cors-origin --served-name --url-prefix --spawn --vllm-command --max-documents --max-query-chars --max-document-chars --max-body --max-waiting --max-connections --request-timeout --drain-timeout --result-cache --warm-up --self-test --return-documents --mirror-data --log-format --log-texts --tls-cert --tls-key --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
         ;;
     rank)
@@ -81,6 +82,7 @@ _qwen_rerank()
         --batch-size) return ;;
         --max-concurrent) return ;;
         --prefix-cache) return ;;
+        --memory) COMPREPLY=($(compgen -W "auto fast small" -- "$cur")); return ;;
         --memory-limit) return ;;
         --prompt-prefix) return ;;
         --prompt-suffix) return ;;
@@ -103,7 +105,7 @@ _qwen_rerank()
         --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
         esac
         case $cur in
-        -*) COMPREPLY=($(compgen -W "--top-n --doc --input --lines --format --json --jsonl --text --raw --explain --color --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        -*) COMPREPLY=($(compgen -W "--top-n --doc --input --lines --format --json --jsonl --text --raw --explain --color --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
         ;;
     score)
@@ -119,6 +121,7 @@ _qwen_rerank()
         --batch-size) return ;;
         --max-concurrent) return ;;
         --prefix-cache) return ;;
+        --memory) COMPREPLY=($(compgen -W "auto fast small" -- "$cur")); return ;;
         --memory-limit) return ;;
         --prompt-prefix) return ;;
         --prompt-suffix) return ;;
@@ -141,7 +144,7 @@ _qwen_rerank()
         --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
         esac
         case $cur in
-        -*) COMPREPLY=($(compgen -W "--logits --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        -*) COMPREPLY=($(compgen -W "--logits --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
         ;;
     tokenize)
@@ -192,6 +195,7 @@ _qwen_rerank()
         --batch-size) return ;;
         --max-concurrent) return ;;
         --prefix-cache) return ;;
+        --memory) COMPREPLY=($(compgen -W "auto fast small" -- "$cur")); return ;;
         --memory-limit) return ;;
         --prompt-prefix) return ;;
         --prompt-suffix) return ;;
@@ -214,7 +218,7 @@ _qwen_rerank()
         --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
         esac
         case $cur in
-        -*) COMPREPLY=($(compgen -W "--json --host --port --unix-socket --api-key --api-key-file --protect-metrics --cors-origin --served-name --url-prefix --spawn --vllm-command --max-documents --max-query-chars --max-document-chars --max-body --max-waiting --max-connections --request-timeout --drain-timeout --result-cache --warm-up --self-test --return-documents --mirror-data --log-format --log-texts --tls-cert --tls-key --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        -*) COMPREPLY=($(compgen -W "--json --host --port --unix-socket --api-key --api-key-file --protect-metrics --cors-origin --served-name --url-prefix --spawn --vllm-command --max-documents --max-query-chars --max-document-chars --max-body --max-waiting --max-connections --request-timeout --drain-timeout --result-cache --warm-up --self-test --return-documents --mirror-data --log-format --log-texts --tls-cert --tls-key --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
         ;;
     quantize)
@@ -248,6 +252,7 @@ _qwen_rerank()
         --batch-size) return ;;
         --max-concurrent) return ;;
         --prefix-cache) return ;;
+        --memory) COMPREPLY=($(compgen -W "auto fast small" -- "$cur")); return ;;
         --memory-limit) return ;;
         --prompt-prefix) return ;;
         --prompt-suffix) return ;;
@@ -270,7 +275,7 @@ _qwen_rerank()
         --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
         esac
         case $cur in
-        -*) COMPREPLY=($(compgen -W "--json --deep --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        -*) COMPREPLY=($(compgen -W "--json --deep --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
         ;;
     parity)
@@ -288,6 +293,7 @@ _qwen_rerank()
         --batch-size) return ;;
         --max-concurrent) return ;;
         --prefix-cache) return ;;
+        --memory) COMPREPLY=($(compgen -W "auto fast small" -- "$cur")); return ;;
         --memory-limit) return ;;
         --prompt-prefix) return ;;
         --prompt-suffix) return ;;
@@ -310,7 +316,7 @@ _qwen_rerank()
         --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
         esac
         case $cur in
-        -*) COMPREPLY=($(compgen -W "--backends --pairs --tolerance --json --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        -*) COMPREPLY=($(compgen -W "--backends --pairs --tolerance --json --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
         ;;
     completion)
