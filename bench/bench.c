@@ -253,10 +253,18 @@ static qr_dtype parse_dtype(const char *word)
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {{"model", 1, NULL, 'm'},      {"dtype", 1, NULL, 'd'},  {"threads", 1, NULL, 't'},
-                                            {"backend", 1, NULL, 'b'},    {"device", 1, NULL, 'D'}, {"torch-dir", 1, NULL, 'T'},
-                                            {"plugin-dir", 1, NULL, 'P'}, {"repeat", 1, NULL, 'r'}, {"batch-tokens", 1, NULL, 'B'},
-                                            {"csv", 1, NULL, 'c'},        {"help", 0, NULL, 'h'},   {"memory", 1, NULL, 'M'},
+    static const struct option options[] = {{"model", 1, NULL, 'm'},
+                                            {"dtype", 1, NULL, 'd'},
+                                            {"threads", 1, NULL, 't'},
+                                            {"backend", 1, NULL, 'b'},
+                                            {"device", 1, NULL, 'D'},
+                                            {"torch-dir", 1, NULL, 'T'},
+                                            {"plugin-dir", 1, NULL, 'P'},
+                                            {"repeat", 1, NULL, 'r'},
+                                            {"batch-tokens", 1, NULL, 'B'},
+                                            {"csv", 1, NULL, 'c'},
+                                            {"help", 0, NULL, 'h'},
+                                            {"memory", 1, NULL, 'M'},
                                             {0}};
     qr_options o = {.warm_up = 1, .backend = "cpu"};
     const char *csv = NULL;

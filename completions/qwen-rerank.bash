@@ -227,7 +227,7 @@ _qwen_rerank()
         --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
         esac
         case $cur in
-        -*) COMPREPLY=($(compgen -W "--type --no-check --json --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        -*) COMPREPLY=($(compgen -W "--type --calibrate --no-check --json --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
         ;;
     convert)

@@ -261,6 +261,7 @@ complete -c qwen-rerank -n '__fish_seen_subcommand_from config' -l log-level -r 
 complete -c qwen-rerank -n '__fish_seen_subcommand_from config' -l help -s h -d 'Print the help of the command.'
 complete -c qwen-rerank -n __fish_use_subcommand -f -a quantize -d 'write a model with fewer bits per weight'
 complete -c qwen-rerank -n '__fish_seen_subcommand_from quantize' -l type -s t -r -d 'q8_0, q6_k, q5_k_m, q5_k, q4_k_m, q4_k, q3_k, q2_k, q5_1, q5_0, q4_1, q4_0 (GGUF); mlx2, mlx3, mlx4, mlx5, mlx6, mlx8, with -g32, -g64 (default) or -g128 (folder); bf16, f16, f32 (either).'
+complete -c qwen-rerank -n '__fish_seen_subcommand_from quantize' -l calibrate -r -d 'JSON lines as for score run them through the model, and weigh each column of a matrix by how large what it multiplies was.'
 complete -c qwen-rerank -n '__fish_seen_subcommand_from quantize' -l no-check -d 'Do not compare the scores of both models.'
 complete -c qwen-rerank -n '__fish_seen_subcommand_from quantize' -l json -d 'Print JSON.'
 complete -c qwen-rerank -n '__fish_seen_subcommand_from quantize' -l verbose -s v -d 'Log what happens on standard error.'

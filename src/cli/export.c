@@ -3,6 +3,7 @@
 #include "cli/export.h"
 
 #include "base/mem.h"
+#include "cli/calibrate.h"
 #include "cli/engine.h"
 #include "cli/output.h"
 
@@ -110,7 +111,17 @@ int cli_export(const cli_args *args, const char *in, const char *out, const qr_r
         qr_free(dir);
         return cli_exit_of_open(status);
     }
-    qr_export job = {.model = &model, .recipe = recipe, .keep_files = keep_files, .cancel = cli_cancel_begin()};
+    qr_int8_plan plan = {0};
+    if (args->calibrate != NULL && (code = cli_calibrate(args, &model, args->calibrate, &plan)) != CLI_OK) {
+        qr_model_close(&model);
+        qr_free(dir);
+        return code;
+    }
+    qr_export job = {.model = &model,
+                     .recipe = recipe,
+                     .keep_files = keep_files,
+                     .importance = args->calibrate != NULL ? &plan : NULL,
+                     .cancel = cli_cancel_begin()};
     status = cli_is_gguf_name(out) ? qr_export_gguf(&job, out, &err) : qr_export_folder(&job, out, &err);
     cli_cancel_end();
     if (status != QR_OK) {
@@ -125,6 +136,7 @@ int cli_export(const cli_args *args, const char *in, const char *out, const qr_r
         code = code != CLI_OK ? code : flushed;
     }
     qr_export_deinit(&job);
+    qr_int8_plan_close(&plan);
     qr_model_close(&model);
     qr_free(dir);
     return code;

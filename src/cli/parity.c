@@ -3,15 +3,12 @@
 #include "base/mem.h"
 #include "base/system.h"
 #include "cli/engine.h"
-#include "cli/input.h"
 #include "cli/output.h"
+#include "cli/pairs.h"
 #include "engine/scheduler.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <math.h>
 #include <string.h>
-#include <unistd.h>
 
 static const cli_option options[] = {
     {"backends", 0, CLI_TEXT, 0, offsetof(cli_args, backends), "LIST", NULL,
@@ -25,8 +22,7 @@ static const cli_option options[] = {
 };
 
 static const double default_tolerance = 0.05;
-enum { MAX_RUNS = 16, MAX_PAIRS = 1000000 };
-static const size_t MAX_LINE_BYTES = (size_t) 64 << 20;
+enum { MAX_RUNS = 16 };
 
 static const char *const default_queries[] = {"What is the capital of China?", "Explain gravity", "What is Python used for?"};
 static const char *const default_documents[] = {
@@ -51,10 +47,7 @@ typedef struct run_of {
 
 typedef struct comparison {
     const cli_args *args;
-    cli_pair *pairs;    /* [n] */
-    qr_text *documents; /* [n] */
-    qr_query *queries;  /* [n_queries] */
-    size_t n, n_queries, capacity;
+    cli_pairs pairs;
     run_of runs[MAX_RUNS];
     size_t n_runs;
 } comparison;
@@ -71,84 +64,20 @@ typedef struct distance {
 
 /* ---- pairs ---------------------------------------------------------------------------------------------------------------------- */
 
-static int add_pair(comparison *c, const cli_pair *pair)
-{
-    size_t capacity = c->capacity;
-    cli_pair *grown = qr_grow(c->pairs, &capacity, c->n + 1, sizeof *grown);
-    if (grown == NULL) return 0;
-    c->pairs = grown;
-    c->capacity = capacity;
-    c->pairs[c->n++] = *pair;
-    return 1;
-}
-
 static qr_text text_of(const char *s) { return (qr_text){s, strlen(s)}; }
-
-static int default_pairs(comparison *c)
-{
-    for (size_t q = 0; q < sizeof default_queries / sizeof default_queries[0]; q++)
-        for (size_t d = 0; d < sizeof default_documents / sizeof default_documents[0]; d++)
-            if (!add_pair(c, &(cli_pair){.query = text_of(default_queries[q]), .document = text_of(default_documents[d])})) return 0;
-    return 1;
-}
-
-static int read_lines(comparison *c, cli_reader *reader, const char *path)
-{
-    for (size_t number = 1;; number++) {
-        const char *line;
-        size_t len;
-        cli_pair pair;
-        qr_error err = {0};
-        cli_line got = cli_reader_next(reader, 1, &line, &len);
-        if (got == CLI_LINE_END) break;
-        if (got != CLI_LINE) {
-            cli_error(c->args, "%s:%zu: %s", path, number, got == CLI_LINE_TOO_LONG ? "the line is too long" : strerror(errno));
-            return CLI_BAD_INPUT;
-        }
-        if (strspn(line, " \t\r") >= len) continue;
-        qr_status status = cli_pair_parse(&pair, line, len, &err);
-        if (status == QR_OK && c->n >= MAX_PAIRS) status = qr_fail(&err, QR_E_INPUT, "expected at most %d pairs", MAX_PAIRS);
-        if (status == QR_OK && !add_pair(c, &pair)) status = qr_fail(&err, QR_E_MEMORY, "out of memory");
-        if (status != QR_OK) {
-            json_decref(pair.json);
-            cli_error(c->args, "%s:%zu: %s", path, number, err.msg);
-            return status == QR_E_MEMORY ? CLI_FAILURE : CLI_BAD_INPUT;
-        }
-    }
-    if (c->n > 0) return CLI_OK;
-    cli_error(c->args, "%s: expected lines of JSON, found none", path);
-    return CLI_BAD_INPUT;
-}
 
 static int read_pairs(comparison *c)
 {
-    const char *path = c->args->pairs;
-    if (path == NULL) return default_pairs(c) ? CLI_OK : CLI_FAILURE;
-    int is_stdin = strcmp(path, "-") == 0;
-    cli_reader reader = {.fd = is_stdin ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC), .max_line = MAX_LINE_BYTES};
-    if (reader.fd < 0) {
-        cli_error(c->args, "%s: cannot open: %s", path, strerror(errno));
-        return CLI_BAD_INPUT;
-    }
-    int code = read_lines(c, &reader, is_stdin ? "standard input" : path);
-    cli_reader_deinit(&reader);
-    if (!is_stdin) close(reader.fd);
-    return code;
-}
-
-/* Neighbours with the same query become one. */
-static int make_queries(comparison *c)
-{
-    c->documents = qr_calloc(c->n, sizeof *c->documents);
-    c->queries = qr_calloc(c->n, sizeof *c->queries);
-    if (c->documents == NULL || c->queries == NULL) return 0;
-    for (size_t i = 0; i < c->n; i++) {
-        c->documents[i] = c->pairs[i].document;
-        if (i == 0 || !cli_pair_same_query(&c->pairs[i - 1], &c->pairs[i]))
-            c->queries[c->n_queries++] = cli_pair_query(&c->pairs[i], &c->documents[i]);
-        c->queries[c->n_queries - 1].n_documents++;
-    }
-    return 1;
+    if (c->args->pairs != NULL) return cli_pairs_read(&c->pairs, c->args, c->args->pairs);
+    int good = 1;
+    for (size_t q = 0; q < sizeof default_queries / sizeof default_queries[0]; q++)
+        for (size_t d = 0; d < sizeof default_documents / sizeof default_documents[0]; d++) {
+            cli_pair pair = {.query = text_of(default_queries[q]), .document = text_of(default_documents[d])};
+            good = good && cli_pairs_add(&c->pairs, &pair);
+        }
+    if (good && cli_pairs_finish(&c->pairs)) return CLI_OK;
+    cli_error(c->args, "out of memory");
+    return CLI_FAILURE;
 }
 
 /* ---- runs ----------------------------------------------------------------------------------------------------------------------- */
@@ -229,11 +158,11 @@ static int run_one(comparison *c, run_of *r)
     qr_engine_info(engine, &info);
     snprintf(r->name, sizeof r->name, "%s %s", info.backend, info.dtype);
     snprintf(r->device, sizeof r->device, "%s", info.device);
-    r->results = qr_calloc(c->n, sizeof *r->results);
+    r->results = qr_calloc(c->pairs.n, sizeof *r->results);
     const volatile int *cancel = cli_cancel_begin();
     qr_call call = {.cancel = cancel};
     double start = qr_now();
-    qr_status status = r->results != NULL ? qr_score(engine, c->queries, c->n_queries, r->results, &call, &err)
+    qr_status status = r->results != NULL ? qr_score(engine, c->pairs.queries, c->pairs.n_queries, r->results, &call, &err)
                                           : qr_fail(&err, QR_E_MEMORY, "out of memory");
     r->seconds = qr_now() - start;
     if (cli_cancel_end()) status = QR_E_CANCELLED;
@@ -249,8 +178,8 @@ static void compare_orders(const comparison *c, const qr_result *a, const qr_res
 {
     double agreed = 0;
     size_t first = 0;
-    for (size_t q = 0; q < c->n_queries; first += c->queries[q++].n_documents)
-        for (size_t i = first; i < first + c->queries[q].n_documents; i++)
+    for (size_t q = 0; q < c->pairs.n_queries; first += c->pairs.queries[q++].n_documents)
+        for (size_t i = first; i < first + c->pairs.queries[q].n_documents; i++)
             for (size_t j = first; j < i; j++) {
                 float x = a[i].margin - a[j].margin, y = b[i].margin - b[j].margin;
                 d->n_orders++;
@@ -265,12 +194,12 @@ static void compare_orders(const comparison *c, const qr_result *a, const qr_res
 static distance compare(const comparison *c, const run_of *r, const run_of *s)
 {
     distance d = {0};
-    for (size_t i = 0; i < c->n; i++) {
+    for (size_t i = 0; i < c->pairs.n; i++) {
         double margin = fabs((double) r->results[i].margin - (double) s->results[i].margin);
         double score = fabs(r->results[i].score - s->results[i].score);
         d.margin_max = fmax(d.margin_max, margin);
-        d.margin_mean += margin / (double) c->n;
-        d.score_mean += score / (double) c->n;
+        d.margin_mean += margin / (double) c->pairs.n;
+        d.score_mean += score / (double) c->pairs.n;
         if (score > d.score_max) {
             d.score_max = score;
             d.worst = i;
@@ -305,8 +234,8 @@ static void print_json(const comparison *c, double tolerance, int all_within)
 {
     qr_json_out json = cli_json(1);
     qr_out_open(&json, NULL, '{');
-    qr_out_int(&json, "pairs", c->n);
-    qr_out_int(&json, "queries", c->n_queries);
+    qr_out_int(&json, "pairs", c->pairs.n);
+    qr_out_int(&json, "queries", c->pairs.n_queries);
     qr_out_real(&json, "tolerance", tolerance, 6);
     qr_out_open(&json, "backends", '[');
     for (size_t i = 0; i < c->n_runs; i++) {
@@ -332,8 +261,8 @@ static void print_json(const comparison *c, double tolerance, int all_within)
 
 static void print_table(const comparison *c, double tolerance, int all_within)
 {
-    printf("%zu pairs of %zu quer%s\n\n%-20s %-10s %9s  %s\n", c->n, c->n_queries, c->n_queries == 1 ? "y" : "ies", "backend", "",
-           "seconds", "device");
+    printf("%zu pairs of %zu quer%s\n\n%-20s %-10s %9s  %s\n", c->pairs.n, c->pairs.n_queries, c->pairs.n_queries == 1 ? "y" : "ies",
+           "backend", "", "seconds", "device");
     for (size_t i = 0; i < c->n_runs; i++) {
         const run_of *r = &c->runs[i];
         printf("%-20s %-10s %9.3f  %s\n", r->spec, strchr(r->name, ' ') + 1, r->seconds, r->device);
@@ -349,8 +278,8 @@ static void print_table(const comparison *c, double tolerance, int all_within)
                    d.score_mean, orders, d.tau, is_within(&d, tolerance) ? "" : "  FAILS");
             if (!is_within(&d, tolerance)) {
                 char query[200], document[200];
-                cli_text_safe(query, sizeof query, c->pairs[d.worst].query.data, c->pairs[d.worst].query.len, 60);
-                cli_text_safe(document, sizeof document, c->pairs[d.worst].document.data, c->pairs[d.worst].document.len, 60);
+                cli_text_safe(query, sizeof query, c->pairs.items[d.worst].query.data, c->pairs.items[d.worst].query.len, 60);
+                cli_text_safe(document, sizeof document, c->pairs.items[d.worst].document.data, c->pairs.items[d.worst].document.len, 60);
                 printf("  farthest apart: %.6f and %.6f for \"%s\" and \"%s\"\n", a->results[d.worst].score, b->results[d.worst].score,
                        query, document);
             }
@@ -383,10 +312,6 @@ static int run(const cli_args *args)
     }
     c->args = args;
     int code = read_pairs(c);
-    if (code == CLI_OK && !make_queries(c)) {
-        cli_error(args, "out of memory");
-        code = CLI_FAILURE;
-    }
     if (code == CLI_OK) code = choose_runs(c);
     if (code == CLI_OK && c->n_runs < 2) {
         cli_error(args, "expected at least two backends to compare, found %zu", c->n_runs);
@@ -395,10 +320,7 @@ static int run(const cli_args *args)
     for (size_t i = 0; i < c->n_runs && code == CLI_OK; i++) code = run_one(c, &c->runs[i]);
     if (code == CLI_OK) code = report(c);
     for (size_t i = 0; i < c->n_runs; i++) qr_free(c->runs[i].results);
-    for (size_t i = 0; i < c->n; i++) json_decref(c->pairs[i].json);
-    qr_free(c->pairs);
-    qr_free(c->documents);
-    qr_free(c->queries);
+    cli_pairs_deinit(&c->pairs);
     qr_free(c);
     return code;
 }

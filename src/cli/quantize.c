@@ -6,6 +6,9 @@ static const cli_option options[] = {
      "q8_0, q6_k, q5_k_m, q5_k, q4_k_m, q4_k, q3_k, q2_k, q5_1, q5_0, q4_1, q4_0 (GGUF); mlx2, mlx3, mlx4, mlx5, mlx6, mlx8, with "
      "-g32, -g64 (default) or -g128 (folder); bf16, f16, f32 (either).",
      NULL, "q8_0, mlx8 for a folder"},
+    {"calibrate", 0, CLI_FILE, 0, offsetof(cli_args, calibrate), "FILE", NULL,
+     "JSON lines as for 'score': run them through the model, and weigh each column of a matrix by how large what it multiplies was.", NULL,
+     NULL},
     {"no-check", 0, CLI_SET, 1, offsetof(cli_args, no_check), NULL, NULL, "Do not compare the scores of both models.", NULL, NULL},
     {"json", 0, CLI_SET, CLI_FORMAT_JSON, offsetof(cli_args, format), NULL, NULL, "Print JSON.", NULL, NULL},
     {0},

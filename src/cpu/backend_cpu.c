@@ -3,6 +3,7 @@
 #include "base/system.h"
 #include "cpu/features.h"
 #include "cpu/forward.h"
+#include "cpu/importance.h"
 #include "cpu/int8.h"
 #include "cpu/kernels.h"
 #include "engine/backend.h"
@@ -208,6 +209,24 @@ static qr_status find_margins(qr_backend *b, const qr_batch *batch, double *marg
     qr_status status = score_all(b, batch, logits, err);
     for (size_t i = 0; status == QR_OK && i < batch->n_seqs; i++) margins[i] = (double) logits[i].yes - (double) logits[i].no;
     qr_free(logits);
+    return status;
+}
+
+qr_status qr_find_importance(qr_int8_plan *plan, const qr_backend_cfg *cfg, qr_error *err)
+{
+    qr_backend *b = NULL;
+    qr_status status = qr_int8_plan_open(plan, &cfg->model->config, err);
+    if (status != QR_OK) return status;
+    double *unused = qr_calloc(cfg->calibration->n_seqs, sizeof *unused);
+    status = unused == NULL ? qr_fail(err, QR_E_MEMORY, "no memory for %zu scores", cfg->calibration->n_seqs)
+                            : open_type(&b, cfg, QR_GEMM_F32, NULL, err);
+    if (status == QR_OK) {
+        qr_forward_observe(b->forward, plan);
+        status = find_margins(b, cfg->calibration, unused, err);
+    }
+    cpu_close(b);
+    qr_free(unused);
+    if (status != QR_OK) qr_int8_plan_close(plan);
     return status;
 }
 

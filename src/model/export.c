@@ -125,6 +125,27 @@ qr_status qr_export_items(const qr_model *model, int with_head, qr_export_item *
     return QR_OK;
 }
 
+/* weight [cols] of the columns of a layer's matrix, with a mean of 1; 0 for a tensor that is none. */
+static int find_importance(const qr_export *job, const qr_export_item *item, float *weight)
+{
+    const qr_model *model = job->model;
+    for (size_t i = 0; job->importance != NULL && i < model->config.n_layers; i++) {
+        const qr_layer_weights *l = &model->layers[i];
+        const qr_tensor *matrices[] = {l->q_proj, l->k_proj, l->v_proj, l->o_proj, l->gate_proj, l->up_proj, l->down_proj};
+        static const qr_layer_input inputs[] = {QR_IN_QKV, QR_IN_QKV, QR_IN_QKV, QR_IN_O, QR_IN_GATE_UP, QR_IN_GATE_UP, QR_IN_DOWN};
+        for (size_t k = 0; k < sizeof matrices / sizeof matrices[0]; k++) {
+            if (item->tensor != matrices[k]) continue;
+            const qr_int8_input *in = qr_int8_plan_at(job->importance, i, inputs[k]);
+            double mean = 0;
+            for (size_t c = 0; c < in->k; c++) mean += in->squares[c] / (double) in->k;
+            /* a column that these prompts never used is not one that may be anything */
+            for (size_t c = 0; c < in->k; c++) weight[c] = mean > 0 ? (float) fmax(in->squares[c] / mean, 1e-3) : 1;
+            return 1;
+        }
+    }
+    return 0;
+}
+
 /* llama.cpp's rule for its _M mixtures: the first and the last eighth of the layers, and every third between them. */
 static int is_finer(const qr_export *job, const qr_export_item *item)
 {
@@ -173,6 +194,8 @@ typedef struct work {
     unsigned char *data;
     uint16_t *scales, *biases;
     double *square, *error, *worst; /* by row */
+    float *weight;                  /* [cols], where `weighs` */
+    int weighs;
 } work;
 
 static void work_free(work *w)
@@ -185,6 +208,7 @@ static void work_free(work *w)
     qr_free(w->square);
     qr_free(w->error);
     qr_free(w->worst);
+    qr_free(w->weight);
 }
 
 static int work_alloc(work *w, const qr_quant_form *form, size_t rows, size_t cols)
@@ -197,8 +221,9 @@ static int work_alloc(work *w, const qr_quant_form *form, size_t rows, size_t co
                 .biases = qr_calloc(rows * groups, 2),
                 .square = qr_calloc(rows, sizeof(double)),
                 .error = qr_calloc(rows, sizeof(double)),
-                .worst = qr_calloc(rows, sizeof(double))};
-    return w->x && w->back && w->data && w->scales && w->biases && w->square && w->error && w->worst;
+                .worst = qr_calloc(rows, sizeof(double)),
+                .weight = qr_calloc(cols, sizeof(float))};
+    return w->weight && w->x && w->back && w->data && w->scales && w->biases && w->square && w->error && w->worst;
 }
 
 static void do_row(const work *w, const qr_tensor *t, const qr_quant_form *form, size_t first, size_t r, size_t cols)
@@ -210,8 +235,8 @@ static void do_row(const work *w, const qr_tensor *t, const qr_quant_form *form,
     for (size_t i = 0; i < cols; i++) square += (double) x[i] * (double) x[i];
     w->square[r] = square;
     if (!isfinite(square)) return;
-    qr_quantize_row(form, x, NULL, cols, w->data + r * qr_quant_row_bytes(form, cols), w->scales + r * groups, w->biases + r * groups,
-                    back);
+    qr_quantize_row(form, x, w->weighs ? w->weight : NULL, cols, w->data + r * qr_quant_row_bytes(form, cols), w->scales + r * groups,
+                    w->biases + r * groups, back);
     for (size_t i = 0; i < cols; i++) {
         double e = fabs((double) x[i] - (double) back[i]);
         error += e * e;
@@ -232,6 +257,7 @@ static qr_status quantize_rows(const qr_export *job, const qr_export_item *item,
     work w;
     chunk = chunk < rows ? chunk : rows;
     qr_status status = work_alloc(&w, form, chunk, cols) ? QR_OK : qr_fail(err, QR_E_MEMORY, "%s: no memory to quantise", item->hf);
+    w.weighs = status == QR_OK && find_importance(job, item, w.weight);
     for (size_t first = 0; first < rows && status == QR_OK; first += chunk) {
         size_t n = rows - first < chunk ? rows - first : chunk;
         if (job->cancel != NULL && *job->cancel) status = qr_fail(err, QR_E_CANCELLED, "interrupted");

@@ -4,6 +4,7 @@
 #ifndef QR_MODEL_EXPORT_H
 #define QR_MODEL_EXPORT_H
 
+#include "cpu/int8.h"
 #include "model/quantize.h"
 #include "model/weights.h"
 
@@ -42,8 +43,9 @@ typedef struct qr_export {
     const qr_recipe *recipe;
     int keep_files; /* GGUF: what the folder's other files say is kept in keys of our own, so that the way back gives the same bytes; and a
                      * head of its own is written whole, not only its two rows */
-    const volatile int *cancel; /* or NULL; set: QR_E_CANCELLED */
-    qr_export_row *rows;        /* [n_rows] of what was written; free with qr_export_deinit */
+    const qr_int8_plan *importance; /* of columns (squares), or NULL: all matter alike */
+    const volatile int *cancel;     /* or NULL; set: QR_E_CANCELLED */
+    qr_export_row *rows;            /* [n_rows] of what was written; free with qr_export_deinit */
     size_t n_rows;
 } qr_export;
 
