@@ -39,7 +39,7 @@ export QR_TEST_DATA := $(CURDIR)/build/testdata
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := build
-.PHONY: help build build-backends serve demo test test-unit test-python test-load test-memcheck test-backends test-backends-asan test-torch-versions test-vllm test-network test-schema test-clients test-quantize test-page test-arm64 bench bench-http fuzz format format-check lint check-macos install clean data
+.PHONY: help build build-backends serve demo test test-unit test-python test-load test-memcheck test-backends test-backends-asan test-torch-versions test-vllm test-network test-schema test-clients test-quantize test-ggml test-page test-arm64 bench bench-http fuzz format format-check lint check-macos install clean data
 
 help: ## this list
 	@echo "usage: make TARGET [CC=clang] [SAN=address|undefined|thread]"
@@ -61,7 +61,7 @@ data: build
 	@scripts/san-env.sh "$(SAN)" scripts/testdata.sh $(BUILD)/make_checkpoint build/testdata
 
 # Tests use more threads than there are cores, on purpose, and under emulation: waiting threads must not spin.
-test-unit test-python test-load test-memcheck test-backends test-backends-asan test-torch-versions test-vllm test-network test-quantize test-page test-arm64: export OMP_WAIT_POLICY := passive
+test-unit test-python test-load test-memcheck test-backends test-backends-asan test-torch-versions test-vllm test-network test-quantize test-ggml test-page test-arm64: export OMP_WAIT_POLICY := passive
 
 test: test-unit test-python ## all core tests: C unit tests, then the program and the library from outside
 
@@ -129,6 +129,11 @@ test-quantize: data ## what quantize and convert write, against gguf, MLX and ll
 	@scripts/lines_venv.sh build/quantize-venv tests/quantize/requirements.txt
 	@scripts/llama.sh
 	@build/quantize-venv/bin/pytest -p no:cacheprovider -q tests/quantize
+
+test-ggml: data ## GGUF of llama.cpp's own quantiser, which comes from npm; x86-64; two minutes
+	@scripts/deps.sh page
+	@scripts/venv.sh
+	@scripts/ggml.sh
 
 test-page: build ## the page of `serve` in a real browser
 	@scripts/deps.sh page
