@@ -77,7 +77,7 @@ static qr_status find_snapshot(const char *cache, const char *id, char **dir, qr
 {
     const char *at = strchr(id, '@'), *revision = at != NULL ? at + 1 : "main";
     int id_len = (int) (at != NULL ? (size_t) (at - id) : strlen(id)), org_len = (int) strcspn(id, "/");
-    char below[2 * MAX_NAME + 64], *ref = NULL, *commit = NULL, *snapshot = NULL, *config = NULL;
+    char below[2 * MAX_NAME + 64], *ref = NULL, *commit = NULL, *snapshot = NULL, *config = NULL, *gguf = NULL;
     size_t len;
     qr_status status = QR_OK;
     if (!is_commit(revision)) {
@@ -94,17 +94,20 @@ static qr_status find_snapshot(const char *cache, const char *id, char **dir, qr
     }
     snprintf(below, sizeof below, "models--%.*s--%.*s/snapshots/%s", org_len, id, id_len - org_len - 1, id + org_len + 1, revision);
     if ((snapshot = qr_path_join(cache, below)) == NULL || (config = qr_path_join(snapshot, "config.json")) == NULL) goto no_memory;
-    if (qr_file_exists(config)) {
+    if (!qr_file_exists(config)) { /* a repository of GGUF files has none */
+        status = qr_gguf_locate(snapshot, &gguf, err);
+        if (status == QR_OK && gguf == NULL) status = QR_E_NOT_FOUND;
+    }
+    if (status == QR_OK) {
         *dir = snapshot;
         snapshot = NULL;
-    } else {
-        status = QR_E_NOT_FOUND;
     }
     goto done;
 no_memory:
     status = qr_fail(err, QR_E_MEMORY, "%s: no memory for a path", cache);
 done:
     if (status == QR_E_NOT_FOUND) qr_fail(err, status, "%s: not in the Hugging Face cache %s; " HOW_TO_GET, id, cache, id_len, id);
+    qr_free(gguf);
     qr_free(config);
     qr_free(snapshot);
     qr_free(commit);
