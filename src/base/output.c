@@ -85,6 +85,7 @@ static void sync_folder_of(const char *path)
 
 qr_status qr_output_commit(qr_output *out, qr_error *err)
 {
+    if (out->temporary == NULL || out->path == NULL) return qr_fail(err, QR_E_ARG, "a file that was not opened cannot be completed");
     if (fsync(out->fd) < 0) return fail_errno(out->path, "write", err);
     /* link, unlike rename, leaves alone what came to that name meanwhile; not every file system has it */
     if (link(out->temporary, out->path) < 0) {
