@@ -61,9 +61,7 @@ static void add_need(weight_need *need, const qr_tensor *t, qr_gemm_type type)
 {
     int kept_in_16 = type == QR_GEMM_F32 && (t->type == QR_T_F16 || t->type == QR_T_BF16);
     need->fast += (double) t->n_elements * (double) (kept_in_16 ? 2 : qr_gemm_type_size(type));
-    need->small += (double) t->n_bytes;
-    if (t->scales != NULL) need->small += (double) t->scales->n_bytes;
-    if (t->biases != NULL) need->small += (double) t->biases->n_bytes;
+    need->small += (double) qr_tensor_stored_bytes(t);
 }
 
 static weight_need find_need(const qr_model *model, qr_gemm_type type)

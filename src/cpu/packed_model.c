@@ -32,17 +32,11 @@ static size_t layout_row(const void *arg, size_t block, size_t output)
     return output < l->used && row < l->n ? row : QR_SIZE_NONE;
 }
 
-/* Bytes of a matrix as the file has it. */
-static size_t stored_bytes(const qr_tensor *t)
-{
-    return t->n_bytes + (t->scales ? t->scales->n_bytes : 0) + (t->biases ? t->biases->n_bytes : 0);
-}
-
 static void release(const qr_model *model, const qr_tensor *t)
 {
-    qr_checkpoint_release(&model->ckpt, t);
-    if (t->scales != NULL) qr_checkpoint_release(&model->ckpt, t->scales);
-    if (t->biases != NULL) qr_checkpoint_release(&model->ckpt, t->biases);
+    const qr_tensor *parts[] = {t, t->scales, t->biases, t->zeros, t->order};
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
+        if (parts[i] != NULL) qr_checkpoint_release(&model->ckpt, parts[i]);
 }
 
 static qr_status pack(qr_gemm *gemm, qr_packed_source *from, qr_packed_model *packed, const qr_model *model, const qr_int8_input *input,
@@ -55,7 +49,7 @@ static qr_status pack(qr_gemm *gemm, qr_packed_source *from, qr_packed_model *pa
     qr_status status = qr_gemm_pack(gemm, packed->lib, from->tensors[0]->dims[1], from->n, round_up(per_block, QR_PANEL),
                                     (from->n + per_block - 1) / per_block, &source, err);
     for (size_t i = 0; i < from->n_tensors; i++) {
-        if (packed->when_used) packed->bytes += stored_bytes(from->tensors[i]);
+        if (packed->when_used) packed->bytes += qr_tensor_stored_bytes(from->tensors[i]);
         else release(model, from->tensors[i]);
     }
     packed->bytes += gemm->n_blocks * gemm->block_bytes;

@@ -64,6 +64,60 @@ static void widen_mlx(float *to, const qr_tensor *tensor, size_t first, size_t n
     }
 }
 
+/* 4 bits of exponent with bias 7 and 3 of mantissa; the two NaNs have been refused. */
+static float from_e4m3(unsigned char x)
+{
+    uint32_t bits = (uint32_t) (x & 0x80) << 24 | (uint32_t) (x & 0x7f) << 20; /* f32's fields, with an exponent 120 too small */
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f * 0x1p120f; /* exact, also for what is subnormal in either type */
+}
+
+/* Products rounded once. */
+static void widen_fp8(float *to, const qr_tensor *tensor, size_t first, size_t n)
+{
+    size_t cols = tensor->dims[1], per_row = (cols + tensor->span[1] - 1) / tensor->span[1];
+    for (size_t i = first, end = first + n; i < end;) {
+        size_t row = i / cols, c = i % cols, part = tensor->span[1] - c % tensor->span[1];
+        if (part > cols - c) part = cols - c;
+        if (part > end - i) part = end - i;
+        float scale;
+        qr_tensor_f32(&scale, tensor->scales, row / tensor->span[0] * per_row + c / tensor->span[1], 1);
+        for (size_t k = 0; k < part; k++) *to++ = from_e4m3(tensor->data[i++]) * scale;
+    }
+}
+
+static uint32_t word_at(const qr_tensor *t, size_t i)
+{
+    uint32_t word;
+    memcpy(&word, t->data + 4 * i, sizeof word);
+    return word;
+}
+
+/* GPTQ and AWQ: down a column of the words of one output. The neighbouring outputs of a block find the same cache lines. */
+static void widen_columns(float *to, const qr_tensor *t, size_t first, size_t n)
+{
+    static const unsigned char awq_place[8] = {0, 4, 1, 5, 2, 6, 3, 7}; /* of output i among the eight of a word */
+    const size_t rows = t->dims[0], cols = t->dims[1], bits = t->bits, per_word = 32 / bits;
+    const uint32_t mask = (1U << bits) - 1;
+    const int awq = t->form == QR_FORM_AWQ;
+    size_t group = SIZE_MAX, last_row = SIZE_MAX;
+    float scale = 0;
+    int32_t zero = 0;
+    for (size_t i = first; i < first + n; i++) {
+        size_t row = i / cols, c = i % cols, g = t->order != NULL ? word_at(t->order, c) : c / t->span[1];
+        size_t row_shift = bits * (awq ? awq_place[row % 8] : row % per_word);
+        if (g != group || row != last_row) {
+            qr_tensor_f32(&scale, t->scales, g * rows + row, 1);
+            zero = (int32_t) (word_at(t->zeros, g * (rows / per_word) + row / per_word) >> row_shift & mask) + t->zero_add;
+            group = g;
+            last_row = row;
+        }
+        uint32_t q = awq ? word_at(t, c * (rows / 8) + row / 8) >> row_shift : word_at(t, c / per_word * rows + row) >> c % per_word * bits;
+        *to++ = (float) ((int32_t) (q & mask) - zero) * scale;
+    }
+}
+
 /* Rows are whole blocks, so blocks can be counted through the tensor. The first and the last may be taken in part. */
 static void widen_blocks(float *to, const qr_tensor *tensor, size_t first, size_t n)
 {
@@ -90,6 +144,14 @@ void qr_tensor_f32(float *to, const qr_tensor *tensor, size_t first, size_t n)
     const qr_kernels *k = qr_kernels_get();
     if (qr_is_block_type(tensor->type)) {
         widen_blocks(to, tensor, first, n);
+        return;
+    }
+    if (tensor->form == QR_FORM_FP8) {
+        widen_fp8(to, tensor, first, n);
+        return;
+    }
+    if (tensor->form != QR_FORM_BY_TYPE) {
+        widen_columns(to, tensor, first, n);
         return;
     }
     const unsigned char *from = tensor->data + first * qr_tensor_type_size(tensor->type);

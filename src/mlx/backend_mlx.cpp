@@ -178,6 +178,9 @@ qr_status open(qr_backend **out, const qr_backend_cfg *cfg, qr_error *err)
         // MLX would wait for them forever.
         if (getpid() != loaded_by)
             throw Failure{QR_E_UNSUPPORTED, "MLX was loaded before this process was forked, and its threads are not here"};
+        qr_quantization q = cfg->model->config.quantization;
+        if (q == QR_QUANT_FP8 || q == QR_QUANT_GPTQ || q == QR_QUANT_AWQ)
+            throw Failure{QR_E_UNSUPPORTED, "mlx: this backend does not run FP8, GPTQ or AWQ weights; cpu and pytorch do"};
         auto b = std::make_unique<qr_backend>();
         mx::Device d = choose_device(cfg->place);
         mx::Dtype dtype = choose_dtype(cfg->dtype, *cfg->model, d);

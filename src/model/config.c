@@ -143,30 +143,33 @@ static qr_status check_layer_types(const reader *r, size_t n_layers)
 
 /* One group of compressed-tensors: only 8-bit integers with one scale per row of the matrix. What it says of activations concerns speed:
  * ours are not quantised, which the weights allow and which is the more exact. */
-static qr_status check_int8_group(const reader *r, const json_t *group, const char *format)
+static qr_status check_8_bit_group(const reader *r, const json_t *group, const char *format, const char *kind)
 {
     const json_t *w = lookup(group, "weights"), *own = lookup(group, "format");
     if (!json_is_object(w)) return wrong(r, "quantization_config.config_groups", "objects with weights", json_is_object(group) ? w : group);
     const json_t *bits = lookup(w, "num_bits"), *type = lookup(w, "type"), *symmetric = lookup(w, "symmetric");
     const json_t *strategy = lookup(w, "strategy"), *dynamic = lookup(w, "dynamic");
-    if (own != NULL && !is_text(own, format)) return unsupported(r, "quantization_config: format of a group", "\"int-quantized\"", own);
+    if (own != NULL && !is_text(own, format))
+        return unsupported(r, "quantization_config: format of a group", "the same as at the top", own);
     if (!json_is_integer(bits) || json_integer_value(bits) != 8) return unsupported(r, "quantization_config: num_bits", "8", bits);
-    if (type != NULL && !is_text(type, "int")) return unsupported(r, "quantization_config: type", "\"int\"", type);
+    if ((type != NULL || *kind != 'i') && !is_text(type, kind)) return unsupported(r, "quantization_config: type", kind, type);
     if (symmetric != NULL && !json_is_true(symmetric)) return unsupported(r, "quantization_config: symmetric", "true", symmetric);
-    if (!is_text(strategy, "channel")) return unsupported(r, "quantization_config: strategy", "\"channel\"", strategy);
+    if (!is_text(strategy, "channel") && (*kind == 'i' || !is_text(strategy, "tensor")))
+        return unsupported(r, "quantization_config: strategy", "\"channel\"", strategy);
     if (dynamic != NULL && !json_is_false(dynamic)) return unsupported(r, "quantization_config: dynamic weights", "false", dynamic);
     return QR_OK;
 }
 
 /* The field's plain 8-bit format: `compressed-tensors`, "int-quantized". Its other parts that change results (packed or sparse storage,
  * a quantised cache, rotations of the activations) are refused. */
-static qr_status check_compressed_tensors(const reader *r, const json_t *q)
+static qr_status check_compressed_tensors(const reader *r, const json_t *q, qr_quantization *found)
 {
-    static const char format[] = "int-quantized";
+    const int floats = is_text(lookup(q, "format"), "float-quantized");
+    const char *format = floats ? "float-quantized" : "int-quantized";
     static const char *const others[] = {"kv_cache_scheme", "sparsity_config", "transform_config"};
     const json_t *groups = lookup(q, "config_groups"), *status = lookup(q, "quantization_status");
     if (!is_text(lookup(q, "format"), format))
-        return unsupported(r, "quantization_config: format", "\"int-quantized\"", lookup(q, "format"));
+        return unsupported(r, "quantization_config: format", "\"int-quantized\" or \"float-quantized\"", lookup(q, "format"));
     if (status != NULL && !is_text(status, "compressed"))
         return unsupported(r, "quantization_config: quantization_status", "\"compressed\"", status);
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
@@ -183,9 +186,10 @@ static qr_status check_compressed_tensors(const reader *r, const json_t *q)
     json_t *group;
     json_object_foreach((json_t *) (uintptr_t) groups, name, group)
     {
-        qr_status failed = check_int8_group(r, group, format);
+        qr_status failed = check_8_bit_group(r, group, format, floats ? "float" : "int");
         if (failed != QR_OK) return failed;
     }
+    *found = floats ? QR_QUANT_FP8 : QR_QUANT_INT8;
     return QR_OK;
 }
 
@@ -213,22 +217,64 @@ static qr_status check_mlx(const reader *r, const json_t *q)
     return status;
 }
 
-/* Weights with scales. MLX writes `quantization` (and a copy under the other key), the rest `quantization_config`. */
-static qr_status check_quantization(const reader *r, qr_quantization *found)
+/* Which modules are left as they were is seen from what is stored; how activations were meant to be rounded does not matter here. */
+static qr_status check_fp8(const reader *r, const json_t *q, qr_config *config)
 {
+    const json_t *fmt = lookup(q, "fmt"), *block = lookup(q, "weight_block_size");
+    if (fmt != NULL && !is_text(fmt, "e4m3")) return unsupported(r, "quantization_config: fmt", "\"e4m3\"", fmt);
+    config->quantization = QR_QUANT_FP8;
+    if (block == NULL) return QR_OK;
+    for (size_t i = 0; i < 2; i++) {
+        json_int_t n = json_integer_value(json_array_get(block, i));
+        if (json_array_size(block) != 2 || n < 1 || n > MAX_INTER)
+            return wrong(r, "quantization_config.weight_block_size", "two numbers of rows and columns", block);
+        config->fp8_block[i] = (size_t) n;
+    }
+    return QR_OK;
+}
+
+static qr_status check_gptq(const reader *r, const json_t *q, qr_config *config)
+{
+    const json_t *bits = lookup(q, "bits"), *format = lookup(q, "checkpoint_format");
+    if (!json_is_integer(bits) || (json_integer_value(bits) != 4 && json_integer_value(bits) != 8))
+        return unsupported(r, "quantization_config: bits", "4 or 8", bits);
+    config->gptq_v2 = is_text(format, "gptq_v2");
+    if (format != NULL && !is_text(format, "gptq") && !config->gptq_v2)
+        return unsupported(r, "quantization_config: checkpoint_format", "\"gptq\" or \"gptq_v2\"", format);
+    config->quantization = QR_QUANT_GPTQ;
+    return QR_OK;
+}
+
+static qr_status check_awq(const reader *r, const json_t *q, qr_config *config)
+{
+    const json_t *bits = lookup(q, "bits"), *version = lookup(q, "version"), *zeros = lookup(q, "zero_point");
+    if (!json_is_integer(bits) || json_integer_value(bits) != 4) return unsupported(r, "quantization_config: bits", "4", bits);
+    if (version != NULL && !is_text(version, "gemm") && !is_text(version, "GEMM"))
+        return unsupported(r, "quantization_config: version", "\"gemm\"", version);
+    if (zeros != NULL && !json_is_true(zeros)) return unsupported(r, "quantization_config: zero_point", "true", zeros);
+    config->quantization = QR_QUANT_AWQ;
+    return QR_OK;
+}
+
+/* Weights with scales. MLX writes `quantization` (and a copy under the other key), the rest `quantization_config`. */
+static qr_status check_quantization(const reader *r, qr_config *config)
+{
+    qr_quantization *found = &config->quantization;
     const json_t *mlx = lookup(r->root, "quantization"), *other = lookup(r->root, "quantization_config");
     if (mlx != NULL) {
         *found = QR_QUANT_MLX;
         return check_mlx(r, mlx);
     }
     if (other == NULL) return QR_OK;
-    if (!is_text(lookup(other, "quant_method"), "compressed-tensors"))
-        return qr_fail(r->err, QR_E_UNSUPPORTED,
-                       "%s: quantization_config: this program runs F32, F16, BF16, MLX's affine and compressed-tensors \"int-quantized\" "
-                       "weights, found quant_method %s",
-                       r->path, qr_json_label(json_object_get(other, "quant_method")).text);
-    *found = QR_QUANT_INT8;
-    return check_compressed_tensors(r, other);
+    const json_t *method = lookup(other, "quant_method");
+    if (is_text(method, "compressed-tensors")) return check_compressed_tensors(r, other, found);
+    if (is_text(method, "fp8")) return check_fp8(r, other, config);
+    if (is_text(method, "gptq")) return check_gptq(r, other, config);
+    if (is_text(method, "awq")) return check_awq(r, other, config);
+    return qr_fail(r->err, QR_E_UNSUPPORTED,
+                   "%s: quantization_config: this program runs F32, F16, BF16, MLX's affine, fp8, gptq, awq and compressed-tensors "
+                   "\"int-quantized\" and \"float-quantized\" weights, found quant_method %s",
+                   r->path, qr_json_label(json_object_get(other, "quant_method")).text);
 }
 
 /* transformers 4 writes rope_theta and rope_scaling, transformers 5 rope_parameters with both; only the plain kind is implemented. */
@@ -284,7 +330,7 @@ qr_status qr_config_parse(qr_config *config, const char *text, size_t len, const
     if (status != QR_OK) return status;
     const reader r = {root, path, err};
     status = check_architecture(&r);
-    if (status == QR_OK) status = check_quantization(&r, &config->quantization);
+    if (status == QR_OK) status = check_quantization(&r, config);
     for (size_t i = 0; status == QR_OK && i < QR_CONFIG_N_SIZES; i++) {
         const struct qr_config_size *size = &qr_config_sizes[i];
         size_t *out = (size_t *) (void *) ((char *) config + size->offset);

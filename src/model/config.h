@@ -10,6 +10,9 @@ typedef enum qr_quantization {
     QR_QUANT_NONE,
     QR_QUANT_INT8, /* compressed-tensors "int-quantized": 8-bit integers, a scale per row */
     QR_QUANT_MLX,  /* MLX "affine": 2 to 8 bits, a scale and a bias per group of columns */
+    QR_QUANT_FP8,  /* 8-bit floats, a scale per block, row or matrix */
+    QR_QUANT_GPTQ, /* 4 or 8 bits, packed along the inputs */
+    QR_QUANT_AWQ,  /* 4 bits, packed along the outputs */
     QR_QUANT_GGUF, /* GGUF's block types (blocks.h) */
 } qr_quantization;
 
@@ -21,6 +24,8 @@ typedef struct qr_config {
     float rms_eps;
     int tied;                     /* the head is the embedding table */
     qr_quantization quantization; /* how matrices may be stored (weights.h) */
+    size_t fp8_block[2];          /* rows and columns that share a scale; 0: there is one per row or matrix */
+    int gptq_v2;                  /* zeros are stored as they are, not one less */
     char torch_dtype[16];         /* as written, "" if absent; informative only, every tensor has its own type */
 } qr_config;
 

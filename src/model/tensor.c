@@ -21,3 +21,12 @@ const char *qr_tensor_type_name(qr_tensor_type type) { return types[type].name; 
 size_t qr_tensor_type_block(qr_tensor_type type) { return types[type].block; }
 size_t qr_tensor_type_size(qr_tensor_type type) { return types[type].size; }
 size_t qr_tensor_type_bytes(qr_tensor_type type, size_t n_elements) { return n_elements / types[type].block * types[type].size; }
+
+size_t qr_tensor_stored_bytes(const qr_tensor *t)
+{
+    const qr_tensor *beside[] = {t->scales, t->biases, t->zeros, t->order};
+    size_t bytes = t->n_bytes;
+    for (size_t i = 0; i < sizeof beside / sizeof beside[0]; i++)
+        if (beside[i] != NULL) bytes += beside[i]->n_bytes;
+    return bytes;
+}

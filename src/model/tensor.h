@@ -45,6 +45,9 @@ size_t qr_tensor_type_bytes(qr_tensor_type type, size_t n_elements);
 
 enum { QR_TENSOR_MAX_DIMS = 8 };
 
+/* How stored numbers become weights, where their type alone does not tell. */
+typedef enum qr_tensor_form { QR_FORM_BY_TYPE, QR_FORM_FP8, QR_FORM_GPTQ, QR_FORM_AWQ } qr_tensor_form;
+
 typedef struct qr_tensor {
     const char *name; /* owned by the checkpoint */
     qr_tensor_type type;
@@ -62,6 +65,19 @@ typedef struct qr_tensor {
      * count these elements, n_bytes what is stored. */
     const struct qr_tensor *scales, *biases;
     unsigned bits, group;
+    /* Forms, with dims and n_elements of the matrix [rows, cols] and one scale for each span[0] rows and span[1] columns:
+     * FP8 (F8_E4M3): element [r, c] means data[r, c] * the scale of its place, [rows / span[0], cols / span[1]] rounded up.
+     * GPTQ and AWQ (I32 words): element [r, c] means scales[g, r] * (q - z) with z of zeros[g, r] plus zero_add; g is order[c], or
+     * c / span[1] where order is NULL. q of GPTQ is [cols, rows], `bits` wide, a word holding neighbours along cols, the first in its
+     * lowest bits; its zeros are [groups, rows], packed along rows. AWQ packs both along rows, eight to a word in the order 0 2 4 6 1 3
+     * 5 7. */
+    qr_tensor_form form;
+    const struct qr_tensor *zeros, *order;
+    size_t span[2];
+    int zero_add;
 } qr_tensor;
+
+/* Bytes in the file, with what lies beside it. */
+size_t qr_tensor_stored_bytes(const qr_tensor *t);
 
 #endif

@@ -1,6 +1,7 @@
 /* See weights.h. One table says which tensors a layer has and what shape each must have; everything else follows from it. */
 #define _POSIX_C_SOURCE 200809L
 #include "model/weights.h"
+#include "model/forms.h"
 
 #include "base/mem.h"
 #include "model/blocks.h"
@@ -69,26 +70,6 @@ static qr_status fail_type(const qr_model *model, const qr_tensor *t, qr_error *
                    model->ckpt.shards[t->shard].path, t->name, qr_tensor_type_name(t->type), remark);
 }
 
-static int is_float(qr_tensor_type type) { return type == QR_T_F32 || type == QR_T_F16 || type == QR_T_BF16; }
-
-/* Every scale a number that a weight can be multiplied by: a NaN would only show as a score that is no number, an infinity too, and where
- * they come from would be hard to see there. A negative one cannot come out of a quantiser of symmetric weights; MLX's makes some. */
-static qr_status check_scales(const qr_tensor *s, int signs, const char *path, qr_error *err)
-{
-    size_t per_row = s->n_elements / s->dims[0];
-    for (size_t i = 0; i < s->n_elements; i++) {
-        uint32_t bits = 0; /* of the sign and the exponent, which is all ones for infinities and NaN; f16 has 5 bits of it, the rest 8 */
-        size_t size = qr_tensor_type_size(s->type);
-        memcpy((unsigned char *) &bits + 4 - size, s->data + i * size, size);
-        uint32_t exponent = s->type == QR_T_F16 ? 0x7C000000 : 0x7F800000;
-        int finite = (bits & exponent) != exponent, negative = !signs && bits > 0x80000000; /* -0 is not */
-        if (!finite || negative)
-            return qr_fail(err, QR_E_FORMAT, "%s: tensor \"%s\": expected finite numbers%s, found %s at row %zu", path, s->name,
-                           signs ? "" : " of at least 0", finite ? "a negative one" : "one that is not finite", i / per_row);
-    }
-    return QR_OK;
-}
-
 /* *out = the tensor `name` of floating-point numbers [rows, cols] beside the quantised matrix t; cols 0: as many as there are. */
 static qr_status take_beside(qr_model *model, const qr_tensor *t, const char *name, size_t cols, int signs, const qr_tensor **out,
                              qr_error *err)
@@ -99,7 +80,7 @@ static qr_status take_beside(qr_model *model, const qr_tensor *t, const char *na
         return qr_fail(err, QR_E_FORMAT, "%s: tensor \"%s\": expected \"%s\" beside %s weights, found none of that name",
                        model->ckpt.shards[t->shard].path, t->name, name, qr_tensor_type_name(t->type));
     const char *path = model->ckpt.shards[s->shard].path;
-    if (!is_float(s->type))
+    if (!qr_is_float_type(s->type))
         return qr_fail(err, QR_E_FORMAT, "%s: tensor \"%s\": expected F32, F16 or BF16, found %s", path, s->name,
                        qr_tensor_type_name(s->type));
     snprintf(expected, sizeof expected, cols ? "[%zu, %zu]" : "[%zu, ...]", t->dims[0], cols);
@@ -108,7 +89,7 @@ static qr_status take_beside(qr_model *model, const qr_tensor *t, const char *na
                        shape_text(s, found, sizeof found));
     model->weight_bytes += s->n_bytes;
     *out = s;
-    return check_scales(s, signs, path, err);
+    return qr_form_check_scales(s, signs, path, err);
 }
 
 /* The scales beside the 8-bit matrix t. */
@@ -174,6 +155,16 @@ static qr_status refuse_scales(const qr_model *model, const qr_tensor *t, qr_err
 static qr_status take(qr_model *model, const char *name, size_t rows, size_t cols, const qr_tensor **out, qr_error *err)
 {
     qr_tensor *t = find(&model->ckpt, name);
+    qr_quantization q = model->config.quantization;
+    const qr_form_place place = {&model->ckpt, &model->config, &model->weight_bytes};
+    if (t == NULL && cols > 0 && (q == QR_QUANT_GPTQ || q == QR_QUANT_AWQ)) {
+        char packed[NAME_MAX_BYTES];
+        snprintf(packed, sizeof packed, "%.*sqweight", (int) (strlen(name) - strlen("weight")), name);
+        if ((t = find(&model->ckpt, packed)) != NULL && t->form == QR_FORM_BY_TYPE) {
+            qr_status failed = qr_form_take_columns(&place, t, rows, cols, err);
+            if (failed != QR_OK) return failed;
+        }
+    }
     if (t == NULL)
         return qr_fail(err, QR_E_FORMAT,
                        "%s: tensor \"model.%s\" (with or without \"model.\"): expected by %s, found none of that name among %zu",
@@ -181,14 +172,19 @@ static qr_status take(qr_model *model, const char *name, size_t rows, size_t col
     int int8 = t->type == QR_T_I8 && cols > 0 && model->config.quantization == QR_QUANT_INT8;
     int mlx = t->type == QR_T_U32 && cols > 0 && model->config.quantization == QR_QUANT_MLX;
     int blocks = qr_is_block_type(t->type) && cols > 0 && model->config.quantization == QR_QUANT_GGUF;
-    if (!is_float(t->type) && !int8 && !mlx && !blocks) return fail_type(model, t, err);
+    int fp8 = t->type == QR_T_F8_E4M3 && cols > 0 && q == QR_QUANT_FP8, columns = t->form != QR_FORM_BY_TYPE;
+    if (!qr_is_float_type(t->type) && !int8 && !mlx && !blocks && !fp8 && !columns) return fail_type(model, t, err);
     if (t->n_dims != (cols ? 2 : 1) || t->dims[0] != rows || (mlx ? t->dims[1] > cols : cols && t->dims[1] != cols)) {
         char expected[64], found[192];
         snprintf(expected, sizeof expected, mlx ? "[%zu, at most %zu]" : cols ? "[%zu, %zu]" : "[%zu]", rows, cols);
         return qr_fail(err, QR_E_FORMAT, "%s: tensor \"%s\": expected shape %s from %s, found %s", model->ckpt.shards[t->shard].path,
                        t->name, expected, shape_source(model), shape_text(t, found, sizeof found));
     }
-    qr_status status = int8 ? take_scales(model, t, err) : mlx ? take_mlx(model, t, cols, err) : refuse_scales(model, t, err);
+    qr_status status = columns ? QR_OK
+                       : fp8   ? qr_form_take_fp8(&place, t, err)
+                       : int8  ? take_scales(model, t, err)
+                       : mlx   ? take_mlx(model, t, cols, err)
+                               : refuse_scales(model, t, err);
     if (status != QR_OK) return status;
     *out = t;
     model->n_parameters += t->n_elements;

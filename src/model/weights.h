@@ -38,7 +38,8 @@ typedef struct qr_model {
  * Names with and without the "model." prefix are accepted. Quantised matrices are those of
  * - the compressed-tensors format "int-quantized": NAME.weight is I8 [rows, cols], NAME.weight_scale [rows, 1];
  * - MLX's affine form (mlx_lm.convert -q): NAME.weight is U32 [rows, cols * bits / 32], NAME.scales and NAME.biases [rows, cols / group],
- *   2, 3, 4, 5, 6 or 8 bits, groups of 32, 64 or 128, which may differ from matrix to matrix. */
+ *   2, 3, 4, 5, 6 or 8 bits, groups of 32, 64 or 128, which may differ from matrix to matrix;
+ * - FP8, GPTQ and AWQ (forms.h), each matrix that is stored so. */
 qr_status qr_model_open(qr_model *model, const char *dir, qr_error *err);
 /* Only the config: everything else stays zero, and the folder needs no weights. */
 qr_status qr_model_open_config(qr_model *model, const char *dir, qr_error *err);
