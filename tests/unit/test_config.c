@@ -127,7 +127,7 @@ static void refuses_what_it_does_not_run(void **state)
     expect("rope_parameters", "{\"rope_type\": \"dynamic\"}", QR_E_UNSUPPORTED, "found \"dynamic\"");
     expect("layer_types", "[\"full_attention\", \"sliding_attention\", \"full_attention\"]", QR_E_UNSUPPORTED,
            "found \"sliding_attention\"");
-    expect("quantization_config", "{\"quant_method\": \"gptq\"}", QR_E_UNSUPPORTED, "quant_method \"gptq\"");
+    expect("quantization_config", "{\"quant_method\": \"bitsandbytes\"}", QR_E_UNSUPPORTED, "quant_method \"bitsandbytes\"");
 }
 
 static void reads_affine_mlx_weights_only(void **state)
@@ -198,10 +198,10 @@ static void reads_8_bit_weights_only(void **state)
     expect_int8(1, "input_activations", "{\"num_bits\": 8, \"dynamic\": true}", QR_OK, ""); /* we compute with them as they are */
     expect_int8(2, "dynamic", "false", QR_OK, "");
 
-    expect_int8(0, "quant_method", "\"gptq\"", QR_E_UNSUPPORTED, "found quant_method \"gptq\"");
+    expect_int8(0, "quant_method", "\"bitsandbytes\"", QR_E_UNSUPPORTED, "found quant_method \"bitsandbytes\"");
     expect_int8(0, "quant_method", NULL, QR_E_UNSUPPORTED, "found quant_method nothing");
     expect_int8(0, "format", "\"pack-quantized\"", QR_E_UNSUPPORTED,
-                "format: this program runs \"int-quantized\", found \"pack-quantized\"");
+                "format: this program runs \"int-quantized\" or \"float-quantized\", found \"pack-quantized\"");
     expect_int8(0, "format", NULL, QR_E_UNSUPPORTED, "found nothing");
     expect_int8(0, "sparsity_config", "{\"format\": \"sparse-bitmask\"}", QR_E_UNSUPPORTED, "sparsity_config");
     expect_int8(0, "kv_cache_scheme", "{\"num_bits\": 8}", QR_E_UNSUPPORTED, "kv_cache_scheme");
