@@ -4,7 +4,7 @@ _qwen_rerank()
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "serve rank score tokenize inspect config quantize convert doctor parity completion version help" -- "$cur"))
+        COMPREPLY=($(compgen -W "serve pull models rank score tokenize inspect config quantize convert doctor parity completion version help" -- "$cur"))
         return
     fi
     case ${COMP_WORDS[1]} in
@@ -61,7 +61,24 @@ _qwen_rerank()
         --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
         esac
         case $cur in
-        -*) COMPREPLY=($(compgen -W "--host --port --unix-socket --api-key --api-key-file --protect-metrics --cors-origin --served-name --url-prefix --spawn --vllm-command --max-documents --max-query-chars --max-document-chars --max-body --max-waiting --max-connections --request-timeout --drain-timeout --result-cache --warm-up --self-test --return-documents --mirror-data --log-format --log-texts --tls-cert --tls-key --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        -*) COMPREPLY=($(compgen -W "--host --port --unix-socket --api-key --api-key-file --protect-metrics --cors-origin --served-name --url-prefix --spawn --vllm-command --max-documents --max-query-chars --max-document-chars --max-body --max-waiting --max-connections --request-timeout --drain-timeout --result-cache --warm-up --self-test --return-documents --mirror-data --log-format --log-texts --tls-cert --tls-key --model --pull --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        esac
+        ;;
+    pull)
+        case $prev in
+        --file) return ;;
+        --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
+        esac
+        case $cur in
+        -*) COMPREPLY=($(compgen -W "--file --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        esac
+        ;;
+    models)
+        case $prev in
+        --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
+        esac
+        case $cur in
+        -*) COMPREPLY=($(compgen -W "--yes --json --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
         ;;
     rank)
@@ -105,7 +122,7 @@ _qwen_rerank()
         --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
         esac
         case $cur in
-        -*) COMPREPLY=($(compgen -W "--top-n --doc --input --lines --format --json --jsonl --text --raw --explain --color --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        -*) COMPREPLY=($(compgen -W "--top-n --doc --input --lines --format --json --jsonl --text --raw --explain --color --model --pull --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
         ;;
     score)
@@ -144,7 +161,7 @@ _qwen_rerank()
         --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
         esac
         case $cur in
-        -*) COMPREPLY=($(compgen -W "--logits --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        -*) COMPREPLY=($(compgen -W "--logits --model --pull --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
         ;;
     tokenize)
@@ -218,7 +235,7 @@ _qwen_rerank()
         --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
         esac
         case $cur in
-        -*) COMPREPLY=($(compgen -W "--json --host --port --unix-socket --api-key --api-key-file --protect-metrics --cors-origin --served-name --url-prefix --spawn --vllm-command --max-documents --max-query-chars --max-document-chars --max-body --max-waiting --max-connections --request-timeout --drain-timeout --result-cache --warm-up --self-test --return-documents --mirror-data --log-format --log-texts --tls-cert --tls-key --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        -*) COMPREPLY=($(compgen -W "--json --host --port --unix-socket --api-key --api-key-file --protect-metrics --cors-origin --served-name --url-prefix --spawn --vllm-command --max-documents --max-query-chars --max-document-chars --max-body --max-waiting --max-connections --request-timeout --drain-timeout --result-cache --warm-up --self-test --return-documents --mirror-data --log-format --log-texts --tls-cert --tls-key --model --pull --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
         ;;
     quantize)
@@ -275,7 +292,7 @@ _qwen_rerank()
         --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
         esac
         case $cur in
-        -*) COMPREPLY=($(compgen -W "--json --deep --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        -*) COMPREPLY=($(compgen -W "--json --deep --model --pull --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
         ;;
     parity)
@@ -316,7 +333,7 @@ _qwen_rerank()
         --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
         esac
         case $cur in
-        -*) COMPREPLY=($(compgen -W "--backends --pairs --tolerance --json --model --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        -*) COMPREPLY=($(compgen -W "--backends --pairs --tolerance --json --model --pull --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
         ;;
     completion)
@@ -343,7 +360,7 @@ _qwen_rerank()
         case $cur in
         -*) COMPREPLY=($(compgen -W "--man --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
-        COMPREPLY=($(compgen -W "serve rank score tokenize inspect config quantize convert doctor parity completion version help " -- "$cur")); return
+        COMPREPLY=($(compgen -W "serve pull models rank score tokenize inspect config quantize convert doctor parity completion version help " -- "$cur")); return
         ;;
     esac
     COMPREPLY=($(compgen -f -- "$cur"))

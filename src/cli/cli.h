@@ -78,7 +78,9 @@ typedef struct cli_args {
 
     int logits, deep;
 
-    const char *backends, *pairs, *calibrate;
+    const char *backends, *pairs, *calibrate, *file;
+    int pull; /* CLI_ON, CLI_OFF */
+    int yes;
     double tolerance;
 
     const char *type; /* of quantize */
@@ -143,8 +145,8 @@ typedef struct cli_command {
 
 /* All commands in the order of the help, NULL at the end (main.c). */
 extern const cli_command *const cli_commands[];
-extern const cli_command cli_serve, cli_rank, cli_score, cli_config, cli_tokenize, cli_inspect, cli_quantize, cli_convert, cli_doctor,
-    cli_parity, cli_version, cli_help, cli_completion;
+extern const cli_command cli_serve, cli_rank, cli_score, cli_config, cli_tokenize, cli_inspect, cli_pull, cli_models, cli_quantize,
+    cli_convert, cli_doctor, cli_parity, cli_version, cli_help, cli_completion;
 /* Shared groups: what opens an engine, which model, and what every command knows. */
 extern const cli_option cli_serve_options[], cli_engine_options[], cli_backend_options[], cli_model_options[], cli_general_options[];
 

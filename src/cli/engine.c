@@ -1,6 +1,7 @@
 /* See engine.h. */
 #define _GNU_SOURCE
 #include "cli/engine.h"
+#include "cli/pull.h"
 
 #include "base/file.h"
 #include "base/mem.h"
@@ -26,6 +27,8 @@ const cli_option cli_model_options[] = {
 
 const cli_option cli_engine_options[] = {
     {"model", 'm', CLI_LIST, 0, offsetof(cli_args, models), "NAME|DIR", "QWEN_RERANK_MODEL_ID", MODEL_HELP, "model_id", NULL},
+    {"pull", 0, CLI_SWITCH, 0, offsetof(cli_args, pull), NULL, "QWEN_RERANK_PULL",
+     "Download the model if it is not there, as 'pull' does (default: false).", "pull", "false"},
     {"profile", 0, CLI_TEXT, 0, offsetof(cli_args, profile), "NAME", "QWEN_RERANK_PROFILE",
      "Options under a name: a built-in profile, or one of the file of --config. See 'config list'.", NULL, NULL},
     {"config", 0, CLI_FILE, 0, offsetof(cli_args, config), "FILE", "QWEN_RERANK_CONFIG",
@@ -159,6 +162,8 @@ int cli_model_locate(const cli_args *args, const char *name, char **dir)
 {
     qr_error err = {0};
     qr_status status = qr_model_locate(name, dir, &err);
+    if (status == QR_E_NOT_FOUND && name != NULL && cli_is_on(args->pull, 0) && cli_is_pullable(name))
+        return cli_pull_model(args, name, NULL, dir);
     if (status != QR_OK) cli_error(args, "%s", err.msg);
     return cli_exit_of_open(status);
 }

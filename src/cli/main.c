@@ -11,8 +11,8 @@
 #include <unistd.h>
 
 const cli_command *const cli_commands[] = {
-    &cli_serve,   &cli_rank,   &cli_score,  &cli_tokenize,   &cli_inspect, &cli_config, &cli_quantize,
-    &cli_convert, &cli_doctor, &cli_parity, &cli_completion, &cli_version, &cli_help,   NULL,
+    &cli_serve,    &cli_pull,    &cli_models, &cli_rank,   &cli_score,      &cli_tokenize, &cli_inspect, &cli_config,
+    &cli_quantize, &cli_convert, &cli_doctor, &cli_parity, &cli_completion, &cli_version,  &cli_help,    NULL,
 };
 
 /* A standard descriptor that the caller closed would be handed out again by the next open(), and results could end up in a model file's

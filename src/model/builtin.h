@@ -14,8 +14,9 @@
 
 /* One sentence for people who find themselves using it. */
 #define QR_BUILTIN_NOTE                                                                                                                    \
-    "using the " QR_BUILTIN_TITLE ", which is small and far weaker than Qwen3-Reranker; `pip install huggingface_hub` and "                \
-    "`hf download Qwen/Qwen3-Reranker-0.6B` get the real one, which is then the default"
+    "using the " QR_BUILTIN_TITLE                                                                                                          \
+    ", which is small and far weaker than Qwen3-Reranker; `qwen-rerank pull 0.6b` gets the real one, which is "                            \
+    "then the default"
 
 /* 1 if `model` is that name, whether or not this build has the model. */
 int qr_is_builtin(const char *model);

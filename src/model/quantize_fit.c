@@ -192,7 +192,8 @@ void qr_fit_super_symmetric(const float *x, const float *w, size_t subs, float l
         for (size_t s = 0; s < subs; s++) {
             const float *xs = x + s * n, *ws = w + s * n;
             float near = fabsf(step) > TINY ? nearest(clamp(fitted[s] / step, -scales, scales - 1)) : 0, best = INFINITY;
-            for (float c = near - 1; c <= near + 1; c++) {
+            for (int off = -1; off <= 1; off++) {
+                float c = near + (float) off;
                 if (c < -scales || c > scales - 1) continue;
                 float e = error_of(xs, ws, n, step * c, 0, low, high);
                 if (e < best) {
@@ -237,8 +238,9 @@ void qr_fit_super_affine(const float *x, const float *w, size_t subs, float high
             const float *xs = x + s * n, *ws = w + s * n;
             float near = dv > TINY ? nearest(clamp(steps[s] / dv, 0, scales)) : 0, best = INFINITY;
             float near_min = mv > TINY ? nearest(clamp(-offsets[s] / mv, 0, scales)) : 0;
-            for (float a = near - 1; a <= near + 1; a++)
-                for (float b = near_min - 1; b <= near_min + 1; b++) {
+            for (int off = -1; off <= 1; off++)
+                for (int off_min = -1; off_min <= 1; off_min++) {
+                    float a = near + (float) off, b = near_min + (float) off_min;
                     if (a < 0 || a > scales || b < 0 || b > scales) continue;
                     float e = error_of(xs, ws, n, dv * a, -(mv * b), 0, high);
                     if (e < best) {

@@ -77,7 +77,7 @@ def test_a_build_without_one_says_so(bare):
         done = cli("rank", "q", "--doc", "d", *args, env=env)
         assert done.returncode == 4 and len(note(done)) == 1 and b"found one without" in done.stderr
     done = cli("rank", "q", "--doc", "d", env=bare)
-    assert done.returncode == 4 and b"no model named" in done.stderr and b"hf download" in done.stderr
+    assert done.returncode == 4 and b"no model named" in done.stderr and b"qwen-rerank pull" in done.stderr
 
 
 @pytest.mark.parametrize("args", [["rank", "q", "--doc", "d"], ["score"], ["tokenize", "x"], ["inspect"], ["doctor"]])
@@ -89,7 +89,7 @@ def test_every_command_uses_it_and_says_so_once(builtin, bare, args, named):
     done = cli(*args, env=env, stdin=stdin)
     assert done.returncode == 0 and done.stdout
     (line,) = note(done)
-    assert "hf download Qwen/Qwen3-Reranker-0.6B" in line
+    assert "qwen-rerank pull 0.6b" in line
     quiet = cli(*args, "-q", env=env, stdin=stdin)
     assert quiet.returncode == 0 and quiet.stderr == b""
 

@@ -121,8 +121,7 @@ describe('ranking', () => {
         await page.waitForSelector('#note');
         assert.match(await page.innerText('#note'), /demo model/);
         assert.deepEqual(await page.locator('#note code').allTextContents(), [
-            'pip install huggingface_hub',
-            'hf download Qwen/Qwen3-Reranker-0.6B',
+            'qwen-rerank pull 0.6b',
         ]);
         assert.equal(await page.inputValue('#model'), 'builtin');
     });

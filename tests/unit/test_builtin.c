@@ -97,7 +97,7 @@ static void scores_like_its_folder(void **state)
     }
     assert_int_equal(inside.n_warnings, 2);
     assert_non_null(strstr(inside.warnings, "built-in demo model"));
-    assert_non_null(strstr(inside.warnings, "hf download Qwen/Qwen3-Reranker-0.6B"));
+    assert_non_null(strstr(inside.warnings, "qwen-rerank pull 0.6b"));
     assert_int_equal(outside.n_warnings, 0);
 }
 

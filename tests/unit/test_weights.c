@@ -521,19 +521,19 @@ static void finds_models_in_the_cache(void **state)
     clear_environment();
     expect_missing(NULL, QR_E_NOT_FOUND, "no Hugging Face cache");
     setenv("HF_HOME", temp_name(&dir, "h").text, 1);
-    expect_missing(NULL, QR_E_NOT_FOUND, "hf download Qwen/Qwen3-Reranker-0.6B");
-    expect_missing("4b", QR_E_NOT_FOUND, "hf download Qwen/Qwen3-Reranker-4B");
+    expect_missing(NULL, QR_E_NOT_FOUND, "qwen-rerank pull 0.6b");
+    expect_missing("4b", QR_E_NOT_FOUND, "qwen-rerank pull 4b");
     temp_mkdir(&dir, SNAPSHOT("Qwen3-Reranker-4B"));
     temp_mkdir(&dir, "h/hub/models--Qwen--Qwen3-Reranker-4B/refs");
     temp_text(&dir, "h/hub/models--Qwen--Qwen3-Reranker-4B/refs/main", COMMIT);
-    expect_missing("4b", QR_E_NOT_FOUND, "hf download"); /* a download that was cut off: no config.json yet */
+    expect_missing("4b", QR_E_NOT_FOUND, "qwen-rerank pull"); /* a download that was cut off: no config.json yet */
     temp_text(&dir, SNAPSHOT("Qwen3-Reranker-4B") "/config.json", "{}");
     expect_found("4b", SNAPSHOT("Qwen3-Reranker-4B"));
     expect_found("4B", SNAPSHOT("Qwen3-Reranker-4B"));
     expect_found(NULL, SNAPSHOT("Qwen3-Reranker-4B"));
     expect_found("Qwen/Qwen3-Reranker-4B@main", SNAPSHOT("Qwen3-Reranker-4B"));
     expect_found("Qwen/Qwen3-Reranker-4B@" COMMIT, SNAPSHOT("Qwen3-Reranker-4B"));
-    expect_missing("Qwen/Qwen3-Reranker-4B@v2", QR_E_NOT_FOUND, "download Qwen/Qwen3-Reranker-4B`");
+    expect_missing("Qwen/Qwen3-Reranker-4B@v2", QR_E_NOT_FOUND, "pull Qwen/Qwen3-Reranker-4B@v2`");
     temp_mkdir(&dir, "h/hub/models--Qwen--Qwen3-Reranker-4B/refs/refs/pr");
     temp_text(&dir, "h/hub/models--Qwen--Qwen3-Reranker-4B/refs/refs/pr/1", COMMIT "\n");
     expect_found("Qwen/Qwen3-Reranker-4B@refs/pr/1", SNAPSHOT("Qwen3-Reranker-4B"));
