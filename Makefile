@@ -124,11 +124,11 @@ test-clients: build ## real clients from PyPI and npm against the server
 	@scripts/deps.sh test
 	@scripts/clients.sh
 
-test-quantize: data ## what quantize and convert write, against gguf, MLX and llama.cpp (from PyPI and npm); five minutes
+test-quantize: data ## what quantize writes, against MLX and llama.cpp (from PyPI and npm); three minutes
 	@scripts/deps.sh test
 	@scripts/lines_venv.sh build/quantize-venv tests/quantize/requirements.txt
 	@scripts/llama.sh
-	@build/quantize-venv/bin/pytest -p no:cacheprovider -q tests/quantize
+	@build/quantize-venv/bin/pytest -p no:cacheprovider -q tests/quantize/test_mlx.py tests/quantize/test_llamacpp.py
 
 test-ggml: data ## GGUF of llama.cpp's own quantiser, which comes from npm; x86-64; two minutes
 	@scripts/deps.sh page

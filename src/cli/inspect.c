@@ -6,6 +6,7 @@
 #include "cli/output.h"
 #include "engine/self_test.h"
 #include "model/builtin.h"
+#include "model/forms.h"
 #include "model/weights.h"
 #include "text/prompt.h"
 
@@ -64,21 +65,29 @@ static void format_shape(const qr_tensor *t, char *out, size_t size)
 /* The scales of quantised matrices, and MLX's biases, are no parameters of the network. */
 static int is_scale(const char *name)
 {
-    static const char *const ends[] = {"_scale", ".scales", ".biases"};
+    static const char *const ends[] = {"_scale", "_scale_inv", ".scales", ".biases", ".qzeros", ".g_idx", ".input_scale"};
     size_t n = strlen(name);
     for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++)
         if (n >= strlen(ends[i]) && strcmp(name + n - strlen(ends[i]), ends[i]) == 0) return 1;
     return 0;
 }
 
-static const char *quantization_name(qr_quantization q)
+static const char *quantization_name(const qr_model *model)
 {
-    return q == QR_QUANT_INT8 ? "int8" : q == QR_QUANT_MLX ? "mlx" : q == QR_QUANT_GGUF ? "gguf" : NULL;
+    qr_quantization q = model->config.quantization;
+    const char *form = qr_form_name(model->layers[0].q_proj);
+    return form != NULL ? form : q == QR_QUANT_INT8 ? "int8" : q == QR_QUANT_MLX ? "mlx" : q == QR_QUANT_GGUF ? "gguf" : NULL;
 }
 
 static const char *quantization_text(qr_quantization q)
 {
-    return q == QR_QUANT_INT8 ? ", 8-bit integers with a scale per row" : q == QR_QUANT_MLX ? ", quantised by MLX (affine, groups)" : "";
+    static const char *const texts[] = {[QR_QUANT_INT8] = ", 8-bit integers with a scale per row",
+                                        [QR_QUANT_MLX] = ", quantised by MLX (affine, groups)",
+                                        [QR_QUANT_FP8] = ", 8-bit floats with scales",
+                                        [QR_QUANT_GPTQ] = ", quantised by GPTQ",
+                                        [QR_QUANT_AWQ] = ", quantised by AWQ",
+                                        [QR_QUANT_GGUF] = NULL};
+    return texts[q] != NULL ? texts[q] : "";
 }
 
 /* "U32" says nothing of a matrix that MLX packed: "4-bit, 64" is its integers' width and its groups' size. */
@@ -201,7 +210,7 @@ static void print_json(const cli_args *args, const facts *f)
     qr_out_real(&json, "rope_theta", c->rope_theta, 17);
     qr_out_real(&json, "rms_eps", (double) c->rms_eps, 9);
     qr_out_string(&json, "torch_dtype", c->torch_dtype);
-    qr_out_string(&json, "quantization", quantization_name(c->quantization));
+    qr_out_string(&json, "quantization", quantization_name(&f->model));
     qr_out_close(&json, '}');
     if (f->model.gguf.n_keys > 0) cli_gguf_json(&json, &f->model);
     qr_out_bool(&json, "tied", f->model.head == f->model.embed);

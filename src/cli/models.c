@@ -5,6 +5,7 @@
 #include "cli/engine.h"
 #include "cli/output.h"
 #include "model/builtin.h"
+#include "model/forms.h"
 #include "model/gguf.h"
 #include "model/hf_cache.h"
 #include "model/weights.h"
@@ -104,7 +105,8 @@ static void name_format(entry *e, const qr_model *model)
 {
     const qr_tensor *t = model->layers[0].q_proj;
     const char *type = qr_tensor_type_name(t->type);
-    if (t->group > 0) snprintf(e->format, sizeof e->format, "MLX, %u-bit", t->bits);
+    if (qr_form_name(t) != NULL) snprintf(e->format, sizeof e->format, "safetensors, %s", qr_form_name(t));
+    else if (t->group > 0) snprintf(e->format, sizeof e->format, "MLX, %u-bit", t->bits);
     else if (model->config.quantization == QR_QUANT_GGUF) snprintf(e->format, sizeof e->format, "GGUF, %s", type);
     else snprintf(e->format, sizeof e->format, "safetensors, %s", type);
 }

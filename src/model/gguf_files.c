@@ -57,6 +57,17 @@ qr_status qr_gguf_kept_shards(const char *path, char **list, qr_error *err)
     return status;
 }
 
+/* The fewest digits that give the same f32: 1e-06 rather than 9.99999997e-07. */
+static int digits_of(float x)
+{
+    int digits = 1;
+    for (char text[32]; digits < 9; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, (double) x);
+        if (strtof(text, NULL) == x) break;
+    }
+    return digits;
+}
+
 /* config.json of a Qwen3 model. */
 static void make_config(qr_buf *buf, const qr_model *model)
 {
@@ -77,7 +88,7 @@ static void make_config(qr_buf *buf, const qr_model *model)
     qr_out_int(&json, "num_attention_heads", c->n_heads);
     qr_out_int(&json, "num_hidden_layers", c->n_layers);
     qr_out_int(&json, "num_key_value_heads", c->n_kv_heads);
-    qr_out_real(&json, "rms_norm_eps", (double) c->rms_eps, 9);
+    qr_out_real(&json, "rms_norm_eps", (double) c->rms_eps, digits_of(c->rms_eps));
     qr_out_real(&json, "rope_theta", c->rope_theta, 17);
     qr_out_bool(&json, "tie_word_embeddings", qr_export_head(model) == NULL);
     qr_out_string(&json, "torch_dtype", type == QR_T_F32 ? "float32" : type == QR_T_F16 ? "float16" : "bfloat16");

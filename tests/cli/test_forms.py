@@ -58,6 +58,9 @@ def test_equal_to_the_values_written_out(tmp_path, form):
     arguments = ("--backend", "cpu", "--dtype", "f32", "--model")
     expected = score(LINES, *arguments, wide)
     assert score(LINES, *arguments, packed) == expected
+    report = json.loads(cli("inspect", packed, "--json").stdout)
+    assert report["config"]["quantization"] == form.split()[0]
+    assert report["n_parameters"] == json.loads(cli("inspect", wide, "--json").stdout)["n_parameters"]
     assert score(LINES, *arguments, packed, "--memory", "small") == expected
     assert expected != score(LINES, *arguments, DATA / "micro-1")
 

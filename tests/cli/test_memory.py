@@ -21,7 +21,7 @@ FORMS["int8"] = (
 )
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [form if form == "int8" else pytest.param(form, marks=pytest.mark.slow) for form in FORMS])
 def test_scores_are_equal(tmp_path, form):
     folder = DATA / "small-1"
     if FORMS[form]:

@@ -41,7 +41,7 @@ def tensors_of(folder):
 
 def test_a_folder_from_a_quantised_file_has_what_gguf_reads(quantised, tmp_path):
     """Also without kept files: config.json and tokenizer.json are made from the keys, and give the same ids."""
-    for kind in ("q4_k", "q6_k", "q8_0", "q3_k", "q2_k", "q5_1"):
+    for kind in ("q4_k", "q8_0"):
         path, _ = quantised(kind)
         ok("convert", path, tmp_path / kind, "--dequantize", "f32")
         wide = tensors_of(tmp_path / kind)

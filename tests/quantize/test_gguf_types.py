@@ -58,7 +58,7 @@ def hf_name(name):
     return {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight", "output.weight": "lm_head.weight"}[name]
 
 
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", [kind if kind in ("q8_0", "q4_k") else pytest.param(kind, marks=pytest.mark.slow) for kind in TYPES])
 def test_type(kind, quantised, small):
     path, report = quantised(kind)
     reported = {t["name"]: t for t in report["tensors"]}
