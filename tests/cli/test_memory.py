@@ -9,6 +9,7 @@ LINES = [
     for text, n in [("Beijing is the capital of China.", 1), ("Paris is in France. ", 40), ("a", 1), ("Gravity attracts bodies. ", 9)]
 ]
 FORMS = {"bf16": None, "mlx 4 bits": (forms.mlx, forms.MLX_CONFIG), "mlx 3 bits": (lambda n, w: forms.mlx(n, w, 3, 32), forms.MLX_CONFIG)}
+FORMS["gguf"] = None
 FORMS["int8"] = (
     forms.int8,
     {
@@ -24,7 +25,10 @@ FORMS["int8"] = (
 @pytest.mark.parametrize("form", [form if form == "int8" else pytest.param(form, marks=pytest.mark.slow) for form in FORMS])
 def test_scores_are_equal(tmp_path, form):
     folder = DATA / "small-1"
-    if FORMS[form]:
+    if form == "gguf":
+        folder = tmp_path / "a.gguf"
+        ok("quantize", DATA / "small-1", folder, "--type", "q4_k_m", "--no-check")
+    elif FORMS[form]:
         folder = forms.quantise(tmp_path / "q", folder, *FORMS[form])
     for level in ("scalar", "avx2", "avx512", ""):
         for dtype in ("f32", "bf16"):
