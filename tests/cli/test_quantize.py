@@ -1,4 +1,4 @@
-"""quantize --calibrate: columns are weighed by what the model multiplies them with on prompts of a file."""
+"""quantize: what 8 bits cost a trained model; --calibrate weighs columns by what the model multiplies them with on prompts of a file."""
 
 import json
 
@@ -31,6 +31,12 @@ def test_scores_move_less_with_weights(tmp_path):
         errors[name] = sum(abs(a - b) for a, b in zip(found, exact)) / len(exact), sum(t["rmse"] for t in table["tensors"])
     assert errors["weighed"][0] < errors["plain"][0]  # what it is for,
     assert errors["weighed"][1] > errors["plain"][1]  # paid for with a larger error of the weights themselves
+
+
+@pytest.mark.parametrize("kind, name", [("q8_0", "a.gguf"), ("mlx8", "folder")])
+def test_eight_bits_of_a_trained_model(tmp_path, kind, name):
+    drift = json.loads(ok("quantize", "builtin", tmp_path / name, "--type", kind, "--json"))["drift"]
+    assert drift["score_max"] <= 0.02 and drift["kendall_tau"] >= 0.98
 
 
 @pytest.mark.parametrize(
