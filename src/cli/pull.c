@@ -112,7 +112,7 @@ int cli_pull_model(const cli_args *args, const char *name, const char *file, cha
     }
     if (dir != NULL) *dir = found;
     else qr_free(found);
-    return status == QR_E_NOT_FOUND ? CLI_FAILURE : cli_exit_of_score(status);
+    return status == QR_E_NOT_FOUND ? cli_exit_of_open(status) : cli_exit_of_score(status);
 }
 
 static int run(const cli_args *args)

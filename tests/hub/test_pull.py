@@ -121,7 +121,7 @@ FAILING = {
 @pytest.mark.parametrize("faults, message", FAILING.values(), ids=FAILING)
 def test_what_fails(hub, env, faults, message):
     hub.faults[WEIGHTS].extend(faults)
-    done = pull(env, code=1)
+    done = pull(env, code=4 if message == "not found" else 1)
     assert message in done.stderr.decode()
     assert not (snapshot(env) / WEIGHTS).exists() and not (blobs(env) / hub.files[WEIGHTS].hash).exists()
     assert not (blobs(env).parent / "refs" / "main").exists()
@@ -132,7 +132,7 @@ def test_errors_of_the_hub(hub, env, tmp_path):
     assert "no such model" in cli("pull", "test/other", env=env).stderr.decode()
     assert "RevisionNotFound" in cli("pull", REPO + "@v7", env=env).stderr.decode()
     hub.api_faults.append((403, [("X-Error-Code", "GatedRepo")]))
-    assert "accept the model's terms" in pull(env, code=1).stderr.decode()
+    assert "accept the model's terms" in pull(env, code=4).stderr.decode()
     for bad in ("", "x", "a/b/c", "../x", "a/..", "0.6", "a/b:", "/etc/passwd"):
         assert cli("pull", bad, env=env).returncode == 2
     env["HF_ENDPOINT"] = "http://127.0.0.1:9"
