@@ -2,11 +2,15 @@
 
 import filecmp
 import json
+import resource
 import shutil
+import signal
+import subprocess
+import time
 
 import pytest
 from conftest import load_safetensors, np
-from support import DATA, cli, ok
+from support import DATA, PROGRAM, cli, environment, ok
 
 gguf = pytest.importorskip("gguf", reason="gguf: not installed (make test-quantize)")
 
@@ -81,3 +85,42 @@ def test_kept_texts_are_not_trusted(tmp_path):
     assert cli("convert", tmp_path / "b.gguf", tmp_path / "x").returncode == 0  # written anew, by its own name
     assert sorted(p.name for p in (tmp_path / "x").iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.gguf", "b.gguf", "x"]
+
+
+@pytest.mark.parametrize("out", ["a.gguf", "a"])
+def test_a_full_disk_leaves_nothing(out, tmp_path):
+    """A limit on the size of files stands for it: writing fails in the middle of the tensors."""
+    limit = 8 << 20
+    done = cli(
+        "convert",
+        DATA / "small-1",
+        tmp_path / out,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        restore_signals=False,  # Python ignores SIGXFSZ, so that the write fails instead
+    )
+    assert done.returncode == 1 and b"cannot write" in done.stderr, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("out", ["a.gguf", "a"])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_ended_in_the_middle_there_is_no_output(how, out, tmp_path):
+    """What a kill leaves has another name; an interruption leaves nothing."""
+    kind = "q2_k" if out.endswith("gguf") else "mlx2-g32"  # the slowest
+    program = subprocess.Popen(
+        [PROGRAM, "quantize", DATA / "small-1", tmp_path / out, "--type", kind, "--no-check"],
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    until = time.monotonic() + 60
+    while not list(tmp_path.iterdir()) and time.monotonic() < until:
+        time.sleep(0.01)
+    program.send_signal(how)
+    code = program.wait(60)
+    left = [p.name for p in tmp_path.iterdir()]
+    assert out not in left
+    if how == signal.SIGKILL:
+        assert code == -signal.SIGKILL and all(name.startswith(f"{out}.part-") for name in left)
+    else:
+        assert code == 130 and left == []

@@ -13,12 +13,6 @@ def as_f32(a):
     return np.array(a.astype(mx.float32))
 
 
-def ulps(a, b):
-    """Distance in steps of bf16."""
-    order = lambda x: np.where(x.view(np.int32) < 0, -(x.view(np.int32) & 0x7FFFFFFF), x.view(np.int32)) / 65536.0  # noqa: E731
-    return np.abs(order(a) - order(b)).max()
-
-
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
 @pytest.mark.parametrize("group", [32, 64, 128])
 def test_form(bits, group, quantised, small):
@@ -41,10 +35,12 @@ def test_form(bits, group, quantised, small):
         rounded = as_f32(mx.dequantize(*packed, group_size=group, bits=bits))
         stream = np.unpackbits(np.array(packed[0]).view(np.uint8), axis=1, bitorder="little").reshape(len(values), -1, bits)
         q = (stream.astype(np.uint32) << np.arange(bits, dtype=np.uint32)).sum(-1).reshape(len(values), -1, group)
-        ours = (q.astype(np.float32) * as_f32(packed[1])[:, :, None] + as_f32(packed[2])[:, :, None]).reshape(values.shape)
-        scale = np.abs(ours).max()
-        large = np.abs(ours) > scale / 256  # near zero a sum of two roundings is many of its own steps away
-        assert ulps(ours[large], rounded[large]) <= 1.5 and np.abs(ours - found).max() <= 1e-6 * scale
+        product, bias = q.astype(np.float32) * as_f32(packed[1])[:, :, None], as_f32(packed[2])[:, :, None]
+        ours = (product + bias).reshape(values.shape)
+        assert np.abs(ours - found).max() <= 1e-6 * np.abs(ours).max()
+        # In bf16, MLX rounds the product and the sum to 8 bits each: together at most one step of the larger of the two.
+        step = np.maximum(np.abs(product), np.abs(product + bias)).reshape(values.shape) / 128
+        assert (np.abs(ours - rounded) <= step).all()
         theirs = mx.quantize(mx.array(values).astype(mx.bfloat16), group_size=group, bits=bits)
         other = as_f32(mx.dequantize(*(p if p.dtype == mx.uint32 else p.astype(mx.float32) for p in theirs), group_size=group, bits=bits))
         error = lambda x: np.sqrt(np.mean((x - values).astype(np.float64) ** 2))  # noqa: E731
@@ -54,7 +50,9 @@ def test_form(bits, group, quantised, small):
             assert reported[name]["rmse"] == pytest.approx(relative, rel=1e-3)
 
 
-def test_the_program_reads_it_and_reports_the_drift(tmp_path):
-    report = json.loads(ok("quantize", DATA / "small-1", tmp_path / "m8", "--type", "mlx8-g32", "--json"))
-    assert report["drift"]["documents"] == 24
-    assert report["drift"]["score_max"] <= 0.02 and report["drift"]["kendall_tau"] >= 0.98
+@pytest.mark.parametrize("kind", ["mlx8-g32", "mlx8", "q8_0"])
+def test_eight_bits_of_a_trained_model_keep_its_scores(kind, tmp_path):
+    """The built-in model. The checkpoints of build/testdata have random weights: transformers' own bf16 moves their scores by up to 0.11."""
+    out = tmp_path / ("a.gguf" if kind == "q8_0" else "a")
+    drift = json.loads(ok("quantize", "builtin", out, "--type", kind, "--json"))["drift"]
+    assert drift["documents"] == 24 and drift["score_max"] <= 0.02 and drift["kendall_tau"] >= 0.98
