@@ -68,11 +68,12 @@ test: test-unit test-python ## all core tests: C unit tests, then the program an
 test-unit: data
 	@scripts/san-env.sh "$(SAN)" ctest --test-dir $(BUILD) --output-on-failure
 
-# A sanitizer build skips the tests marked slow: they check speed and volume, or compile programs against the library.
+# A sanitizer build skips the tests marked slow: they check speed and volume, or compile programs against the library. That for threads also
+# skips the formats, which are read on one.
 test-python: data
 	@scripts/deps.sh test
 	@scripts/venv.sh
-	@scripts/san-env.sh "$(SAN)" build/venv/bin/pytest -p no:cacheprovider -q $(if $(SAN),-m "not slow") --ignore tests/clients tests
+	@scripts/san-env.sh "$(SAN)" build/venv/bin/pytest -p no:cacheprovider -q $(if $(SAN),-m "not slow") $(if $(filter thread,$(SAN)),--ignore tests/gguf --ignore tests/quantize) --ignore tests/clients tests
 
 test-load: data ## the mixed load of 50 clients for 60 seconds, slow and hostile ones, large requests; 10 minutes
 	@scripts/deps.sh test memcheck

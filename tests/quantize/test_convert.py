@@ -43,6 +43,7 @@ def tensors_of(folder):
     return load_safetensors(folder / "model.safetensors")[0]
 
 
+@pytest.mark.slow
 def test_a_folder_from_a_quantised_file_has_what_gguf_reads(quantised, tmp_path):
     """Also without kept files: config.json and tokenizer.json are made from the keys, and give the same ids."""
     for kind in ("q4_k", "q8_0"):
