@@ -5,8 +5,8 @@ import shutil
 import statistics
 
 import pytest
-from conftest import require, torch_options
-from support import DATA, score
+from conftest import more, require, torch_options
+from support import DATA, ok, score
 from test_golden import golden
 
 np = pytest.importorskip("numpy", reason="numpy and mlx: not installed")
@@ -105,3 +105,16 @@ def test_scales_of_other_types(tmp_path, scale_type):
     for backend in ("cpu", "mlx"):
         found = [r["margin"] for r in score(lines, "--model", packed, "--dtype", "f32", "--backend", backend)]
         assert found == pytest.approx(expected, abs=1e-3), backend
+
+
+@pytest.mark.parametrize("backend", ["pytorch", "mlx"])
+@pytest.mark.parametrize("checkpoint,kind", [("micro-1", "bf16"), ("small-1", "q4_k_m"), ("untied-1", "q8_0")])
+def test_gguf_files(tmp_path, checkpoint, kind, backend):
+    """untied-1 then has only the two rows of a head."""
+    require(backend)
+    cases, lines = golden(checkpoint)
+    lines = [line for c, line in zip(cases, lines, strict=True) if c["n_tokens"] < 200]
+    ok("quantize", DATA / checkpoint, tmp_path / "a.gguf", "--type", kind, "--no-check")
+    expected = [r["margin"] for r in score(lines, "--model", tmp_path / "a.gguf", "--backend", "cpu", "--dtype", "f32")]
+    found = [r["margin"] for r in score(lines, "--model", tmp_path / "a.gguf", "--dtype", "f32", "--backend", backend, *more(backend))]
+    assert found == pytest.approx(expected, abs=2e-3)
