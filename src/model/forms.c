@@ -16,7 +16,7 @@ const char *qr_form_name(const qr_tensor *t)
 
 qr_status qr_form_check_scales(const qr_tensor *s, int signs, const char *path, qr_error *err)
 {
-    size_t per_row = s->n_dims > 0 ? s->n_elements / s->dims[0] : 1;
+    size_t per_row = s->n_dims > 0 && s->dims[0] > 0 ? s->n_elements / s->dims[0] : 1;
     for (size_t i = 0; i < s->n_elements; i++) {
         uint32_t bits = 0; /* of the sign and the exponent, which is all ones for infinities and NaN; f16 has 5 bits of it, the rest 8 */
         size_t size = qr_tensor_type_size(s->type);

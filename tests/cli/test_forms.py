@@ -109,7 +109,19 @@ def cut(end):
     return change
 
 
+def empty(end):
+    def change(tensors, module):
+        kind, data = tensors[module + end]
+        tensors[module + end] = (kind, np.ascontiguousarray(data[:0]))
+
+    return change
+
+
 WRONG = [
+    ("fp8 blocks", empty("weight_scale_inv"), "expected one scale, or ["),
+    ("fp8 rows", empty("weight_scale"), "expected one scale, or ["),
+    ("gptq 4", empty("scales"), "where groups divides 64"),
+    ("awq", empty("qzeros"), '"qzeros" beside it'),
     ("fp8 blocks", put("weight", 3, 0x7F), "found NaN"),
     ("fp8 blocks", put("weight", 3, 0xFF), "found NaN"),
     ("fp8 rows", put("weight_scale", 3, 0x7F80), "not finite"),
