@@ -56,6 +56,22 @@ __attribute__((target("avx512f,avx512bf16"))) static float spin_bf16(double *ops
     return _mm512_reduce_add_ps(all);
 }
 
+__attribute__((target("avx2,avxvnni"))) static float spin_avx_vnni(double *ops)
+{
+    enum { IN_FLIGHT = 12 }; /* of 16 registers */
+    __m256i sum[IN_FLIGHT], a = _mm256_set1_epi8(1), all = a;
+    int32_t lanes[8];
+    for (int i = 0; i < IN_FLIGHT; i++) sum[i] = _mm256_set1_epi32(i);
+    for (int n = 0; n < ROUNDS; n++) {
+        for (int i = 0; i < IN_FLIGHT; i++) sum[i] = _mm256_dpbusd_avx_epi32(sum[i], a, a);
+        __asm__ volatile("" : "+x"(a));
+    }
+    for (int i = 0; i < IN_FLIGHT; i++) all = _mm256_add_epi32(all, sum[i]);
+    _mm256_storeu_si256((__m256i *) (void *) lanes, all);
+    *ops = 2.0 * 32 * IN_FLIGHT * ROUNDS;
+    return (float) lanes[0];
+}
+
 __attribute__((target("avx512f,avx512vnni"))) static float spin_vnni(double *ops)
 {
     __m512i sum[SUMS], a = _mm512_set1_epi8(1), all = a;
@@ -109,6 +125,7 @@ static spin choose(qr_gemm_type type, const char **unit)
 {
     qr_isa isa = qr_cpu_get()->isa;
     int bf16 = type == QR_GEMM_BF16;
+    if (type == QR_GEMM_INT8 && qr_cpu_get()->avx_vnni) return *unit = "VPDPBUSD of 256 bits", spin_avx_vnni;
     if (type == QR_GEMM_INT8 && isa < QR_ISA_AMX && qr_cpu_get()->native_int8) return *unit = "VPDPBUSD", spin_vnni;
     if (type == QR_GEMM_INT8) return *unit = "none", NULL;
     if (bf16 && isa >= QR_ISA_AMX) return *unit = "TDPBF16PS", spin_amx;

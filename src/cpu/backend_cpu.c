@@ -271,7 +271,8 @@ static qr_status open_int8(qr_backend **out, const qr_backend_cfg *cfg, qr_error
     const qr_batch *prompts = cfg->calibration;
     char line[256];
     if (!qr_cpu_get()->native_int8)
-        return qr_fail(err, QR_E_UNSUPPORTED, "the cpu backend's int8 needs a processor with AVX512-VNNI and a build with oneDNN");
+        return qr_fail(err, QR_E_UNSUPPORTED,
+                       "the cpu backend's int8 needs a processor with AVX-VNNI, or with AVX512-VNNI and a build with oneDNN");
     if (prompts == NULL) return qr_fail(err, QR_E_UNSUPPORTED, "the cpu backend's int8 needs prompts to check it with");
     double start = qr_now();
     double *margins = qr_calloc(2 * prompts->n_seqs, sizeof *margins);

@@ -6,6 +6,8 @@
 #define _GNU_SOURCE
 #include "cpu/features.h"
 
+#include "cpu/gemm.h"
+
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,6 +52,12 @@ static int has_vnni(void)
 {
     unsigned a, b, c, d;
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c >> 11 & 1);
+}
+
+static int has_avx_vnni(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
 }
 
 static qr_isa detect_isa(void)
@@ -161,8 +169,13 @@ static void detect(void)
 #if defined(__x86_64__)
     if (cpu.isa == QR_ISA_NEON) cpu.isa = QR_ISA_SCALAR;
 #endif
-#if defined(QR_HAVE_ONEDNN) && defined(__x86_64__)
-    cpu.native_int8 = cpu.isa >= QR_ISA_AVX512 && has_vnni();
+#if defined(__x86_64__)
+    int by_library = 0;
+#ifdef QR_HAVE_ONEDNN
+    by_library = cpu.isa >= QR_ISA_AVX512 && has_vnni();
+#endif
+    cpu.avx_vnni = !by_library && cpu.isa >= QR_ISA_AVX2 && qr_gemm_has_vnni && has_avx_vnni();
+    cpu.native_int8 = by_library || cpu.avx_vnni;
 #endif
 #ifdef QR_HAVE_ONEDNN
     cpu.native_bf16 = cpu.isa >= QR_ISA_AVX512_BF16; /* our own kernels compute in f32 */

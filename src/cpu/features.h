@@ -12,7 +12,8 @@ typedef struct qr_cpu {
     qr_isa found;    /* best level of this machine */
     qr_isa isa;      /* level in use: `found`, or lower when QR_CPU asks for it */
     int native_bf16; /* level in use multiplies bf16, and so does the matrix library of this build */
-    int native_int8; /* the same for 8-bit integers, with exact 32-bit sums (VNNI) */
+    int native_int8; /* multiplies 8-bit integers with exact 32-bit sums: AVX512-VNNI by the matrix library, or */
+    int avx_vnni;    /* the same in 256 bits, by our own kernel; used where there is no AVX-512 */
     int n_usable;    /* physical cores that this process may use: affinity mask, SMT siblings once, cgroup quota */
     char model[64];  /* processor name as the system gives it */
 } qr_cpu;

@@ -10,6 +10,8 @@
 #include <stdatomic.h>
 #include <string.h>
 
+enum { MAX_INT8_K = 1 << 16 }; /* 255 * 127 * 2^16 < 2^31 */
+
 struct qr_gemm_plan {
     size_t k, nb;
     size_t packed_elements; /* of one block */
@@ -221,7 +223,11 @@ static qr_status open_plan(qr_gemm_lib *lib, qr_gemm_plan *plan, const qr_gemm_p
 static qr_status choose_kernel(qr_gemm_lib *lib, qr_gemm_plan *plan, qr_error *err)
 {
     int place_matters = 1;
+    if (lib->type == QR_GEMM_INT8 && plan->k > MAX_INT8_K)
+        return qr_fail(err, QR_E_UNSUPPORTED, "int8: rows of at most %d elements, as sums of more may overflow 32 bits, found %zu",
+                       MAX_INT8_K, plan->k);
     qr_status status = lib->tiled != NULL ? open_plan(lib, plan, lib->tiled, &place_matters, err) : QR_OK;
+    if (lib->type == QR_GEMM_INT8 && qr_cpu_get()->avx_vnni) return open_plan(lib, plan, &qr_gemm_vnni, &place_matters, err);
 #ifdef QR_HAVE_ONEDNN
     /* The scalar level must not use instructions that it says are absent; oneDNN has no such mode. */
     if (lib->tiled == NULL && qr_cpu_get()->isa != QR_ISA_SCALAR) status = open_plan(lib, plan, &qr_gemm_onednn, &place_matters, err);

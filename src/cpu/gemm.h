@@ -109,7 +109,9 @@ typedef struct qr_gemm_provider {
     int (*run)(qr_gemm_kernel *kernel, int thread, void *c, const void *a, const void *packed, size_t rows);
 } qr_gemm_provider;
 extern const qr_gemm_provider qr_gemm_plain;
-extern const qr_gemm_provider qr_gemm_amx; /* open fails where the build or the processor lacks AMX */
+extern const qr_gemm_provider qr_gemm_amx;  /* open fails where the build or the processor lacks AMX */
+extern const qr_gemm_provider qr_gemm_vnni; /* int8 without AVX-512; works where the build has it and the processor AVX-VNNI */
+extern const int qr_gemm_has_vnni;
 /* NULL. Tests put an emulation of the tiles here, which libraries in bf16 that are opened after that use on any processor. */
 extern const qr_gemm_provider *qr_gemm_tiled;
 #ifdef QR_HAVE_ONEDNN

@@ -13,15 +13,23 @@ extern const qr_backend_ops qr_backend_cpu;
 
 enum { YES = 9693, NO = 2152, SPLIT = 60 }; /* any split will do: prefixes are shared by what they are, not by what they mean */
 
+/* A tensor in the place of one of the file's. */
+typedef struct planted {
+    qr_tensor tensor;
+    struct planted *next;
+    uint16_t data[];
+} planted;
+
 typedef struct fixture {
     qr_model model;
     golden golden;
     size_t n; /* cases in use */
+    planted *planted;
 } fixture;
 
 static fixture open_fixture(const char *name)
 {
-    fixture f;
+    fixture f = {.planted = NULL};
     char dir[512];
     qr_error err = {0};
     snprintf(dir, sizeof dir, "%s/%s", QR_TEST_DATA, name);
@@ -42,6 +50,10 @@ static void close_fixture(fixture *f)
 {
     qr_model_close(&f->model);
     golden_free(&f->golden);
+    for (planted *p = f->planted, *next; p != NULL; p = next) {
+        next = p->next;
+        free(p);
+    }
 }
 
 static qr_backend *open_backend(const fixture *f, qr_dtype dtype, int threads, size_t max_length, size_t max_batch_tokens, size_t cache)
@@ -181,7 +193,7 @@ static int open_int8_anyway(qr_backend **b, const fixture *f, const own_prompts 
 
 /* Outliers as trained models have them, in a way that leaves the model's results as they are: some channels of what products read are 64
  * times as large, and the weights that read them as much smaller, exactly. */
-static void plant_outliers(const fixture *f)
+static void plant_outliers(fixture *f)
 {
     const qr_config *c = &f->model.config;
     for (size_t l = 0; l < c->n_layers; l++) {
@@ -190,11 +202,13 @@ static void plant_outliers(const fixture *f)
         const qr_tensor **norms[2] = {&w->input_norm, &w->post_norm};
         for (size_t i = 0; i < 8; i++) {
             const qr_tensor **slot = i < 2 ? norms[i] : i < 5 ? readers[0][i - 2] : i < 7 ? readers[1][i - 5] : &w->down_proj;
-            qr_tensor *t = malloc(sizeof *t); /* freed by nobody: tests are short */
-            uint16_t *data = malloc((*slot)->n_bytes);
-            assert_int_equal((*slot)->type, QR_T_BF16);
-            memcpy(data, (*slot)->data, (*slot)->n_bytes);
-            *t = **slot;
+            planted *p = malloc(sizeof *p + (*slot)->n_bytes);
+            *p = (planted){.tensor = **slot, .next = f->planted};
+            f->planted = p;
+            qr_tensor *t = &p->tensor;
+            uint16_t *data = p->data;
+            assert_int_equal(t->type, QR_T_BF16);
+            memcpy(data, t->data, t->n_bytes);
             t->data = (unsigned char *) data;
             t->shard = -1;
             size_t cols = i < 2 ? 1 : t->dims[1];
