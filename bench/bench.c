@@ -239,7 +239,7 @@ static const char *csv_path(const char *path, const char *device)
 
 static const char usage[] =
     "usage: bench --model DIR [--backend NAME] [--device D] [--torch-dir DIR] [--plugin-dir DIR] [--dtype f32|bf16|f16|int8]\n"
-    "             [--threads N] [--batch-tokens N] [--repeat N] [--csv FILE or FOLDER/] WORKLOAD.json...\n";
+    "             [--memory fast|small] [--threads N] [--batch-tokens N] [--repeat N] [--csv FILE or FOLDER/] WORKLOAD.json...\n";
 
 static qr_dtype parse_dtype(const char *word)
 {

@@ -291,7 +291,9 @@ static qr_status open_int8(qr_backend **out, const qr_backend_cfg *cfg, qr_error
         int passes = qr_int8_passes(&drift), anyway = !passes && getenv("QR_INT8_ANYWAY") != NULL;
         if (!passes && !anyway)
             status = qr_fail(err, QR_E_UNSUPPORTED,
-                             "the cpu backend does not run this model in int8, which would move its scores too far: %s", line);
+                             "the cpu backend does not run this model in int8, which would move its scores too far: expected a tau of at "
+                             "least %.2f and scores off by at most %.2f, found %s",
+                             QR_INT8_MIN_TAU, QR_INT8_MAX_SCORE, line);
         else if (cfg->log != NULL) {
             size_t n = strlen(line);
             snprintf(line + n, sizeof line - n, anyway ? ": too far, used anyway" : "; checked in %.1f s", qr_now() - start);

@@ -357,8 +357,9 @@ qr_status qr_fetch_run(qr_fetch *fetch, qr_fetch_job *job, qr_error *err)
         long status = job->answer.status;
         int whole = job->last == 0 || t.at == t.end;
         if (code == CURLE_OK && (status == 200 || status == 206) && whole && !t.overrun) return QR_OK;
-        if (t.overrun && job->last > 0 && t.at == t.end) return QR_OK; /* a server that ignores ranges: the wanted ones were there */
-        int short_answer = code == CURLE_OK && (status == 200 || status == 206);
+        int answered = status == 200 || status == 206;
+        if (answered && job->last > 0 && t.at == t.end) return QR_OK; /* all that was wanted came, however the answer ended */
+        int short_answer = code == CURLE_OK && answered;
         if (qr_is_set(fetch->hub->cancel) || (!short_answer && !may_pass(job, code, &t))) return say(job, code, &t, fetch->hub, err);
         tries = before != UINT64_MAX && t.at > before ? 1 : tries + 1; /* what gets on may go on */
         before = t.at;

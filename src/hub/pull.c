@@ -86,7 +86,7 @@ static qr_status add_file(pull *p, const json_t *entry, const char *url, qr_erro
     return QR_OK;
 }
 
-/* jansson's objects only: the answer is a list, which qr_json_parse does not take. */
+/* The answer is a list; qr_json_parse takes objects only. */
 static qr_status add_page(pull *p, const qr_buf *text, const char *url, qr_error *err)
 {
     json_t *list = NULL;
