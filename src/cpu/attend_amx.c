@@ -12,12 +12,6 @@ enum { ROWS = 16, KEY_STEP = 32 };
 static inline void begin(void) { tiles_begin(); }
 static inline void end(void) { tiles_end(); }
 
-/* Row-major: [ROWS][head_dim] bf16. */
-static void load_query(void *query, size_t i, const float *q, size_t head_dim)
-{
-    for (size_t d = 0; d < head_dim; d += VN) v_store_bf16((uint16_t *) query + i * head_dim + d, v_load(q + d));
-}
-
 static void scores(float *s, const void *q, const void *k, size_t n_keys, size_t head_dim, size_t n_rows)
 {
     (void) n_rows;

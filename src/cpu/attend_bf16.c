@@ -14,21 +14,9 @@ enum {
 static inline void begin(void) {}
 static inline void end(void) {}
 
-/* q as pairs of bf16, [head_dim / 2][Q_ROWS]. */
-static void load_query(void *query, size_t i, const float *q, size_t head_dim)
-{
-    uint32_t *to = query;
-    uint16_t pair[VN];
-    for (size_t d = 0; d < head_dim; d += VN) {
-        size_t n = head_dim - d < VN ? head_dim - d : VN;
-        v_store_bf16_n(pair, n == VN ? v_load(q + d) : v_load_part(q + d, n), n);
-        for (size_t e = 0; e < n; e += 2) to[(d + e) / 2 * QR_ATTEND_ROWS + i] = pair[e] | (uint32_t) pair[e + 1] << 16;
-    }
-}
-
-/* s[r][QR_ATTEND_RUN] = q . k for ROWS rows and n (1 or 2) blocks of keys; q [n_pairs][QR_ATTEND_ROWS] pairs, k [n][n_pairs][QR_KEY_BLOCK]
- * pairs. */
-static inline __attribute__((always_inline)) void score_block(float *s, const uint32_t *q, const uint32_t *k, size_t n_pairs, const int n)
+/* s[r][QR_ATTEND_RUN] = q . k for ROWS rows and n (1 or 2) blocks of keys; q [ROWS][n_pairs] pairs, k [n][n_pairs][QR_KEY_BLOCK] pairs. */
+static inline __attribute__((always_inline)) void score_block(float *s, const uint32_t *q, const uint32_t *k, const size_t n_pairs,
+                                                              const int n)
 {
     vf acc[ROWS][2];
     for (int r = 0; r < ROWS; r++)
@@ -37,7 +25,7 @@ static inline __attribute__((always_inline)) void score_block(float *s, const ui
         __m512i key[2];
         for (int j = 0; j < n; j++) key[j] = _mm512_loadu_si512(k + ((size_t) j * n_pairs + p) * QR_KEY_BLOCK);
         for (int r = 0; r < ROWS; r++) {
-            __m512i pair = _mm512_set1_epi32((int) q[p * QR_ATTEND_ROWS + (size_t) r]);
+            __m512i pair = _mm512_set1_epi32((int) q[(size_t) r * n_pairs + p]);
             for (int j = 0; j < n; j++) acc[r][j] = v_dot_bf16(acc[r][j], pair, key[j]);
         }
     }
@@ -45,15 +33,21 @@ static inline __attribute__((always_inline)) void score_block(float *s, const ui
         for (int j = 0; j < n; j++) v_store(s + (size_t) r * QR_ATTEND_RUN + j * QR_KEY_BLOCK, acc[r][j]);
 }
 
-static void scores(float *s, const void *query, const void *keys, size_t n_keys, size_t head_dim, size_t n_rows)
+static inline __attribute__((always_inline)) void all_scores(float *s, const uint32_t *q, const uint32_t *k, size_t n_blocks,
+                                                             const size_t n_pairs, size_t n_rows)
 {
-    const uint32_t *q = query, *k = keys;
-    size_t n_blocks = (n_keys + QR_KEY_BLOCK - 1) / QR_KEY_BLOCK, n_pairs = head_dim / 2;
     for (size_t b = 0; b < n_blocks; b += 2, k += 2 * n_pairs * QR_KEY_BLOCK, s += 2 * QR_KEY_BLOCK)
         for (size_t r = 0; r < n_rows; r += ROWS) {
-            if (n_blocks - b >= 2) score_block(s + r * QR_ATTEND_RUN, q + r, k, n_pairs, 2);
-            else score_block(s + r * QR_ATTEND_RUN, q + r, k, n_pairs, 1);
+            if (n_blocks - b >= 2) score_block(s + r * QR_ATTEND_RUN, q + r * n_pairs, k, n_pairs, 2);
+            else score_block(s + r * QR_ATTEND_RUN, q + r * n_pairs, k, n_pairs, 1);
         }
+}
+
+static void scores(float *s, const void *query, const void *keys, size_t n_keys, size_t head_dim, size_t n_rows)
+{
+    size_t n_blocks = (n_keys + QR_KEY_BLOCK - 1) / QR_KEY_BLOCK;
+    if (head_dim == 128) all_scores(s, query, keys, n_blocks, 64, n_rows); /* as in all Qwen3 models: offsets are constants then */
+    else all_scores(s, query, keys, n_blocks, head_dim / 2, n_rows);
 }
 
 /* acc[r][..] += p . v for ROWS rows and n (1 or 2) vectors of columns; p [ROWS][QR_ATTEND_RUN / 2] pairs of keys, v [n_keys / 2][v_stride]

@@ -4,18 +4,15 @@
 
 enum { ELEMENT_BYTES = 2, Q_ROWS = QR_ATTEND_ROWS, BF16_ONE = 0x3f80 };
 
-/* 2^x for x <= 0, relative error at most 4e-6, a five-hundredth of the rounding to bf16 that follows. Coefficients: least maximum of the
- * relative error over [-1/2, 1/2]. */
-static inline vf exp2_coarse(vf x)
+/* As they are: the products read rows of pairs, also those of vectors that are nobody's. */
+static const void *load_queries(float *spare, const void *q, size_t n, size_t head_dim)
 {
-    x = v_max(x, v_set1(-126.0f));
-    vf n = v_round(x), r = v_sub(x, n);
-    vf p = v_fma(v_set1(9.5701011e-3f), r, v_set1(5.5917860e-2f));
-    p = v_fma(p, r, v_set1(0.24024745f));
-    p = v_fma(p, r, v_set1(0.69312181f));
-    p = v_fma(p, r, v_set1(0.99999926f));
-    return _mm512_scalef_ps(p, n);
+    (void) spare, (void) n, (void) head_dim;
+    return q;
 }
+
+/* 2^x for x <= 0 */
+static inline vf weight_of(vf x) { return v_exp2_coarse(v_max(x, v_set1(-126.0f))); }
 
 /* One run of the online softmax (arXiv:1805.02867) for one row, see attend_impl.h. */
 static void softmax(void *weights, const float *s, size_t n, size_t visible, float scale, float *max, float *sum, float *acc,
@@ -37,14 +34,14 @@ static void softmax(void *weights, const float *s, size_t n, size_t visible, flo
     const __m512i one = _mm512_set1_epi16(BF16_ONE);
     size_t i = 0;
     for (; i + 2 * VN <= whole; i += 2 * VN) {
-        vf e0 = exp2_coarse(v_fma(v_load(s + i), factor, shift)), e1 = exp2_coarse(v_fma(v_load(s + i + VN), factor, shift));
+        vf e0 = weight_of(v_fma(v_load(s + i), factor, shift)), e1 = weight_of(v_fma(v_load(s + i + VN), factor, shift));
         __m512i narrow = (__m512i) _mm512_cvtne2ps_pbh(e1, e0);
         _mm512_storeu_si512(p + i, narrow);
         total = v_dot_bf16(total, narrow, one);
     }
     for (; i < n; i += VN) {
         __mmask16 real = i + VN <= visible ? (__mmask16) 0xffff : i == whole ? rest : 0;
-        vf e = _mm512_maskz_mov_ps(real, exp2_coarse(v_fma(v_load(s + i), factor, shift)));
+        vf e = _mm512_maskz_mov_ps(real, weight_of(v_fma(v_load(s + i), factor, shift)));
         __m256i narrow = (__m256i) _mm512_cvtneps_pbh(e);
         _mm256_storeu_si256((__m256i *) (void *) (p + i), narrow);
         total2 = v_dot_bf16(total2, _mm512_zextsi256_si512(narrow), one);

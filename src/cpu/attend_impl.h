@@ -1,7 +1,7 @@
 /* Attention over one KV head in runs of keys, with an online softmax: what kernels.h promises, written once for what multiplies and for the
  * type of K, V and the weights. An including file defines, over the vectors of kernels_impl.h,
  *   begin(), end()                                       around all of it
- *   load_query(q, i, from, head_dim)                     takes vector i of up to Q_ROWS, in the order that `scores` wants
+ *   load_queries(spare, q, n, head_dim)                  n <= Q_ROWS vectors in the order that `scores` wants, at q or at spare
  *   scores(s, q, kt, n_keys, head_dim, n_rows)           s [n_rows][KEY_RUN] = q . k; past n_keys anything may come out
  *   softmax(p, s, n, visible, scale, &max, &sum, acc, v_stride)
  *                                                        one row, one run: p = e^(scale * (s - max)) for the visible ones of n scores, else
@@ -18,18 +18,17 @@ _Static_assert((int) Q_ROWS <= (int) QR_ATTEND_ROWS && (int) Q_ROWS % (int) ROWS
 static void attend(const qr_attend *a)
 {
     size_t hd = a->head_dim, vs = a->v_stride, n_vectors = a->n_rows * a->n_group;
-    float *acc = a->scratch, *s = acc + Q_ROWS * vs, *p = s + Q_ROWS * KEY_RUN, *q = p + Q_ROWS * KEY_RUN, *spare = q + Q_ROWS * vs;
+    float *acc = a->scratch, *s = acc + Q_ROWS * vs, *p = s + Q_ROWS * KEY_RUN, *order = p + Q_ROWS * KEY_RUN, *spare = order + Q_ROWS * vs;
     begin();
     for (size_t first = 0; first < n_vectors; first += Q_ROWS) {
         size_t n = n_vectors - first < Q_ROWS ? n_vectors - first : Q_ROWS, padded = (n + ROWS - 1) / ROWS * ROWS;
         float max[Q_ROWS], sum[Q_ROWS];
         for (size_t i = 0; i < padded; i++) {
-            size_t vector = first + (i < n ? i : n - 1); /* missing rows repeat the last one: same work, nothing undefined */
-            load_query(q, i, a->q + vector / a->n_group * a->q_stride + vector % a->n_group * hd, hd);
             max[i] = -INFINITY;
             sum[i] = 0;
         }
         memset(acc, 0, padded * vs * sizeof *acc);
+        const void *q = load_queries(order, (const unsigned char *) a->q + first * hd * ELEMENT_BYTES, n, hd);
         size_t last_row = (first + n - 1) / a->n_group;
         const qr_kv *parts[2] = {&a->prefix, &a->own};
         for (int part = 0; part < 2; part++) {

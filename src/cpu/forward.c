@@ -65,7 +65,7 @@ struct qr_forward {
     float *x;              /* [max_tokens, hidden] */
     float *tail_x;         /* [max_seqs, hidden]: rows of last tokens in the last layer */
     unsigned char *kt, *v; /* one layer's keys and values, max_slots slots */
-    float *q;              /* [CHUNK_ROWS, n_heads * head_dim] */
+    unsigned char *q;      /* [n_kv_heads][CHUNK_ROWS][heads of a group][head_dim], in f32 or bf16 as K and V, and room for reading on */
     qr_rows a;             /* [CHUNK_ROWS, hidden] normed rows */
     qr_rows o;             /* [CHUNK_ROWS, n_heads * head_dim] attention output */
     qr_rows h;             /* [CHUNK_ROWS, inter] */
@@ -152,7 +152,7 @@ qr_status qr_forward_open(qr_forward **out, const qr_packed_model *model, int n_
              reserve(fw, &fw->tail_x, fw->max_seqs * c->hidden, sizeof(float)) &&
              reserve(fw, &fw->kt, fw->max_slots * c->n_kv_heads * c->head_dim, fw->es) &&
              reserve(fw, &fw->v, fw->max_slots * c->n_kv_heads * fw->v_stride, fw->es) && reserve_rows(fw, &fw->a, c->hidden) &&
-             reserve(fw, &fw->q, CHUNK_ROWS * q_width, sizeof(float)) && reserve_rows(fw, &fw->o, q_width) &&
+             reserve(fw, &fw->q, CHUNK_ROWS * q_width + QR_ATTEND_ROWS * c->head_dim, fw->es) && reserve_rows(fw, &fw->o, q_width) &&
              reserve_rows(fw, &fw->h, c->inter) && reserve(fw, &fw->tiles, threads * fw->tile_floats, sizeof(float)) &&
              reserve(fw, &fw->attend_scratch, threads * fw->attend_floats, sizeof(float)) &&
              reserve(fw, &fw->seqs, fw->max_seqs, sizeof *fw->seqs) && reserve(fw, &fw->token_seq, max_tokens, sizeof(uint32_t)) &&
@@ -272,7 +272,7 @@ static void store_swiglu(const job *j, size_t block, size_t row0, size_t n_rows,
     qr_forward *fw = j->fw;
     size_t inter = fw->model->config->inter, half = fw->model->gate_up_half, column = block * half, nb = j->gemm->nb;
     size_t n = inter - column < half ? inter - column : half;
-    for (size_t r = 0; r < n_rows; r++) fw->kernels->swiglu(qr_row_at(&fw->h, row0 + r), column, c + r * nb, c + r * nb + half, n);
+    fw->kernels->swiglu(&fw->h, row0, n_rows, column, c, nb, half, n);
 }
 
 static size_t position_of(const qr_forward *fw, size_t token)
@@ -281,17 +281,25 @@ static size_t position_of(const qr_forward *fw, size_t token)
     return s->position + token - s->start;
 }
 
+/* The query vectors of a row that read one KV head. */
+static unsigned char *q_at(const qr_forward *fw, size_t kv_head, size_t row)
+{
+    const qr_config *c = fw->model->config;
+    return fw->q + (kv_head * CHUNK_ROWS + row) * (c->n_heads / c->n_kv_heads * c->head_dim * fw->es);
+}
+
 /* q heads: RMSNorm and RoPE, into q */
 static void store_q(const job *j, size_t block, size_t row0, size_t n_rows, const float *c)
 {
     qr_forward *fw = j->fw;
     const qr_packed_model *m = fw->model;
-    size_t hd = m->config->head_dim, n_heads = m->config->n_heads, half = hd / 2;
+    size_t hd = m->config->head_dim, n_heads = m->config->n_heads, group = n_heads / m->config->n_kv_heads, half = hd / 2;
     for (size_t r = 0; r < n_rows; r++) {
         size_t position = position_of(fw, token_of(j, row0 + r));
         for (size_t i = 0, head = block * m->heads_per_block; i < m->heads_per_block && head < n_heads; i++, head++)
-            fw->kernels->norm_rope(fw->q + ((row0 + r) * n_heads + head) * hd, c + r * j->gemm->nb + i * hd, j->layer->q_norm,
-                                   m->cosines + position * half, m->sines + position * half, hd, m->config->rms_eps);
+            fw->kernels->norm_rope((qr_row){q_at(fw, head / group, row0 + r) + head % group * hd * fw->es, fw->bf16, QR_LINE},
+                                   c + r * j->gemm->nb + i * hd, j->layer->q_norm, m->cosines + position * half, m->sines + position * half,
+                                   hd, m->config->rms_eps);
     }
 }
 
@@ -309,29 +317,20 @@ static void kv_of(const qr_forward *fw, const seq_state *s, size_t layer, unsign
     }
 }
 
-/* An element of K or V of a slot goes to [element][slot in its block] or [slot][element]; in bf16, pairs stand together (kernels.h). */
-static void put_key(const qr_forward *fw, unsigned char *head, size_t slot, const float *key)
+/* An element of K or V of a slot goes to [element][slot in its block] or [slot][element]; in bf16, pairs stand together (kernels.h). Either
+ * way a key is moved in pieces of four bytes. */
+static void put_key(const qr_forward *fw, unsigned char *head, size_t slot, const float *key /* [head_dim], or bf16 */)
 {
-    size_t hd = fw->model->config->head_dim, in_block = slot % QR_KEY_BLOCK;
-    if (fw->bf16) {
-        uint16_t narrow[MAX_HEAD_DIM];
-        fw->kernels->narrow_bf16(narrow, key, hd);
-        uint16_t *to = (uint16_t *) (void *) head + (slot - in_block) * hd + 2 * in_block;
-        for (size_t d = 0; d < hd; d += 2) memcpy(to + d * QR_KEY_BLOCK, narrow + d, 2 * sizeof *to);
-    } else {
-        float *to = (float *) (void *) head + (slot - in_block) * hd + in_block;
-        for (size_t d = 0; d < hd; d++) to[d * QR_KEY_BLOCK] = key[d];
-    }
+    size_t n = fw->model->config->head_dim * fw->es / sizeof *key, in_block = slot % QR_KEY_BLOCK;
+    float *to = (float *) (void *) head + (slot - in_block) * n + in_block;
+    for (size_t d = 0; d < n; d++) to[d * QR_KEY_BLOCK] = key[d];
 }
 
 static void put_value(const qr_forward *fw, unsigned char *head, size_t slot, const float *value)
 {
     size_t hd = fw->model->config->head_dim;
     if (fw->bf16) {
-        uint16_t narrow[MAX_HEAD_DIM];
-        fw->kernels->narrow_bf16(narrow, value, hd);
-        uint16_t *to = (uint16_t *) (void *) head + slot / 2 * 2 * fw->v_stride + slot % 2;
-        for (size_t d = 0; d < hd; d++) to[2 * d] = narrow[d];
+        fw->kernels->spread_bf16((uint16_t *) (void *) head + slot / 2 * 2 * fw->v_stride + slot % 2, value, hd);
     } else {
         memcpy((float *) (void *) head + slot * fw->v_stride, value, hd * sizeof *value);
     }
@@ -356,8 +355,8 @@ static void store_kv(const job *j, size_t block, size_t row0, size_t n_rows, con
                 put_value(fw, v + (head - n_kv) * s->slots * fw->v_stride * fw->es, slot, from);
                 continue;
             }
-            fw->kernels->norm_rope(key, from, j->layer->k_norm, m->cosines + position * half, m->sines + position * half, hd,
-                                   m->config->rms_eps);
+            fw->kernels->norm_rope((qr_row){key, fw->bf16, QR_LINE}, from, j->layer->k_norm, m->cosines + position * half,
+                                   m->sines + position * half, hd, m->config->rms_eps);
             put_key(fw, kt + head * s->slots * hd * fw->es, slot, key);
         }
     }
@@ -417,17 +416,16 @@ static void ready_rows(job *j, const qr_rows *rows, qr_layer_input input, int th
 static void attend(qr_forward *fw, size_t layer, const item *items, size_t n_items, int thread)
 {
     const qr_config *c = fw->model->config;
-    size_t hd = c->head_dim, group = c->n_heads / c->n_kv_heads, n_kv = c->n_kv_heads, q_width = c->n_heads * hd;
+    size_t hd = c->head_dim, group = c->n_heads / c->n_kv_heads, n_kv = c->n_kv_heads;
 #pragma omp for schedule(dynamic) nowait
     for (size_t task = 0; task < n_items * n_kv; task++) {
         const item *it = &items[task % n_items];
         const seq_state *s = &fw->seqs[it->seq];
-        size_t head = task / n_items, at = it->row * q_width + head * group * hd;
+        size_t head = task / n_items;
         unsigned char *kt, *v;
         kv_of(fw, s, layer, &kt, &v);
         qr_attend call = {
-            .q = fw->q + at,
-            .q_stride = q_width,
+            .q = q_at(fw, head, it->row),
             .n_rows = it->n_rows,
             .n_group = group,
             .head_dim = hd,

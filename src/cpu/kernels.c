@@ -9,6 +9,7 @@
 const qr_kernels *qr_kernels_get(void)
 {
     qr_isa isa = qr_cpu_get()->isa;
+    if (isa >= QR_ISA_AVX512_BF16 && qr_kernels_avx512_bf16 != NULL) return qr_kernels_avx512_bf16;
     if (isa >= QR_ISA_AVX512 && qr_kernels_avx512 != NULL) return qr_kernels_avx512;
     if (isa >= QR_ISA_AVX2 && qr_kernels_avx2 != NULL) return qr_kernels_avx2;
     if (isa == QR_ISA_NEON && qr_kernels_neon != NULL) return qr_kernels_neon;
@@ -31,17 +32,17 @@ int qr_attend_agree(qr_attend_fn one, qr_attend_fn other, size_t head_dim)
     enum { SLOTS = (CHECK_OWN + 2 * QR_KEY_BLOCK) / QR_KEY_BLOCK * QR_KEY_BLOCK, VECTORS = CHECK_ROWS * CHECK_GROUP };
     size_t v_stride = (head_dim + QR_KEY_BLOCK - 1) / QR_KEY_BLOCK * QR_KEY_BLOCK, n_keys = SLOTS * head_dim, n_values = SLOTS * v_stride;
     size_t width = CHECK_GROUP * head_dim, n_q = CHECK_ROWS * width, n_scratch = qr_attend_scratch(v_stride);
-    size_t bytes = (n_keys + n_values) * sizeof(uint16_t) + (3 * n_q + n_scratch) * sizeof(float);
+    size_t n_read = (VECTORS + QR_ATTEND_ROWS - 1) / QR_ATTEND_ROWS * QR_ATTEND_ROWS * head_dim; /* of q */
+    size_t bytes = (n_keys + n_values + n_read) * sizeof(uint16_t) + (2 * n_q + n_scratch) * sizeof(float);
     float *scratch = qr_pages_alloc(bytes);
     if (scratch == NULL) return 0;
-    float *q = scratch + n_scratch, *out[2] = {q + n_q, q + 2 * n_q};
-    uint16_t *kt = (uint16_t *) (void *) (out[1] + n_q), *v = kt + n_keys;
+    float *out[2] = {scratch + n_scratch, scratch + n_scratch + n_q};
+    uint16_t *kt = (uint16_t *) (void *) (out[1] + n_q), *v = kt + n_keys, *q = v + n_values;
     fill(kt, n_keys, 1);
     fill(v, n_values, 2);
-    for (size_t i = 0; i < n_q; i++) q[i] = (float) (i * 37 % 64) / 32.0f - 1.0f;
+    fill(q, n_q, 3);
     for (int i = 0; i < 2; i++) {
         qr_attend call = {.q = q,
-                          .q_stride = width,
                           .n_rows = CHECK_ROWS,
                           .n_group = CHECK_GROUP,
                           .head_dim = head_dim,

@@ -55,8 +55,9 @@ typedef struct qr_kv {
  *   o[r,h] = sum_j softmax_j(scale * q[r,h] . k[j]) v[j],   j over all prefix keys, then own keys 0 .. first_pos + r.
  * Online softmax over runs of keys whose limits depend on the key's index only, so a row's rounding does not depend on its neighbours. */
 typedef struct qr_attend {
-    const float *q; /* row r, head h of the group at q + r * q_stride + h * head_dim */
-    size_t q_stride;
+    /* [n_rows][n_group][head_dim], of the type of K and V; readable up to the next multiple of QR_ATTEND_ROWS such vectors, of which
+     * nothing becomes visible */
+    const void *q;
     size_t n_rows, n_group, head_dim, v_stride; /* v_stride: head_dim rounded up to QR_KEY_BLOCK */
     float scale;
     qr_kv prefix, own;
@@ -84,10 +85,12 @@ typedef struct qr_kernels {
     /* y = x / sqrt(mean(x^2) + eps) * w; x, y, w [n]. RMSNorm, arXiv:1910.07467 */
     void (*rmsnorm)(qr_row y, const float *x, const float *w, size_t n, float eps);
     /* One head of q or k: RMSNorm, then rotation of the pairs (j, j + n/2) by the angle of the token's position; x, y [n], cos, sin [n/2].
-     * RoPE in half-split form, arXiv:2104.09864. y may be x. */
-    void (*norm_rope)(float *y, const float *x, const float *w, const float *cos, const float *sin, size_t n, float eps);
-    /* y[column + i] = gate[i] * sigmoid(gate[i]) * up[i], i < n; in tiles, column is a multiple of 16. SwiGLU, arXiv:2002.05202 */
-    void (*swiglu)(qr_row y, size_t column, const float *gate, const float *up, size_t n);
+     * RoPE in half-split form, arXiv:2104.09864. y is contiguous, and may be x. */
+    void (*norm_rope)(qr_row y, const float *x, const float *w, const float *cos, const float *sin, size_t n, float eps);
+    /* For rows r < n_rows of c, `stride` apart, gates at the beginning of a row and ups from `half` on:
+     * y[row0 + r][column + i] = gate[i] * sigmoid(gate[i]) * up[i], i < n; in tiles, column is a multiple of 16. SwiGLU, arXiv:2002.05202
+     */
+    void (*swiglu)(const qr_rows *y, size_t row0, size_t n_rows, size_t column, const float *c, size_t stride, size_t half, size_t n);
     /* x += y, [n] */
     void (*add)(float *x, const float *y, size_t n);
     qr_attend_fn attend; /* K and V in f32 */
@@ -95,6 +98,8 @@ typedef struct qr_kernels {
     void (*widen_bf16)(float *y, const uint16_t *x, size_t n);
     void (*widen_f16)(float *y, const uint16_t *x, size_t n);
     void (*narrow_bf16)(uint16_t *y, const float *x, size_t n);
+    /* y[2 i] = x[i] rounded to bf16, i < n; what stands between stays */
+    void (*spread_bf16)(uint16_t *y, const float *x, size_t n);
     /* y = q * scale and q * scale + bias, each operation rounded */
     void (*scale_i8)(float *y, const int8_t *q, size_t n, float scale);
     void (*affine_u8)(float *y, const uint8_t *q, size_t n, float scale, float bias);
@@ -114,5 +119,6 @@ const qr_kernels *qr_kernels_get(void);
 
 /* One per file; NULL where the build's architecture lacks it. */
 extern const qr_kernels *const qr_kernels_scalar, *const qr_kernels_neon, *const qr_kernels_avx2, *const qr_kernels_avx512;
+extern const qr_kernels *const qr_kernels_avx512_bf16;
 
 #endif

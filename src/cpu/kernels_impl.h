@@ -1,9 +1,10 @@
 /* The kernels, written once over a small vector type and built once per instruction set.
  *
  * An including file defines: VN (floats per vector), vf (the type), and the operations v_load, v_store, v_set1, v_add, v_sub, v_mul,
- * v_fma(a, b, c) = a * b + c with one rounding where the machine has it, v_max, v_div, v_hsum, v_hmax (in a fixed order), v_exp2i(n) =
- * 2^n for integral n, v_round, v_hadamard (of the lanes), v_load_bf16, v_store_bf16, v_load_f16, v_mask_from(limit, index of lane 0): x
- * where lane < limit, else -inf; ROWS (query rows kept in registers by attention and GEMM) and KERNEL_NAME. VN divides QR_KEY_BLOCK.
+ * v_fma(a, b, c) = a * b + c with one rounding where the machine has it, v_max, v_min, v_div, v_hsum, v_hmax (in a fixed order),
+ * v_ldexp(a, n) = a * 2^n for integral n, v_round, v_reciprocal (relative error at most 2^-21), v_hadamard (of the lanes), v_load_bf16,
+ * v_store_bf16, v_load_f16, v_mask_from(limit, index of lane 0): x where lane < limit, else -inf; ROWS (query rows kept in registers by
+ * attention and GEMM) and KERNEL_NAME. VN divides QR_KEY_BLOCK.
  *
  * Sums run in one fixed order per row. Tails shorter than a vector go through a zero-padded copy: zeros change no sum, and no load
  * crosses the end of an array.
@@ -42,7 +43,8 @@ static void rmsnorm(qr_row y, const float *x, const float *w, size_t n, float ep
     }
 }
 
-static void norm_rope(float *y, const float *x, const float *w, const float *cosines, const float *sines, size_t n, float eps)
+static inline __attribute__((always_inline)) void norm_rope_n(qr_row y, const float *x, const float *w, const float *cosines,
+                                                              const float *sines, const size_t n, float eps)
 {
     vf scale = v_set1(1.0f / sqrtf(sum_squares(x, n) / (float) n + eps));
     size_t half = n / 2;
@@ -56,22 +58,55 @@ static void norm_rope(float *y, const float *x, const float *w, const float *cos
         vf s = m == VN ? v_load(sines + i) : v_load_part(sines + i, m);
         a = v_mul(v_mul(a, scale), wa);
         b = v_mul(v_mul(b, scale), wb);
-        v_store_n(y + i, v_sub(v_mul(a, c), v_mul(b, s)), m);
-        v_store_n(y + half + i, v_add(v_mul(b, c), v_mul(a, s)), m);
+        vf turned = v_sub(v_mul(a, c), v_mul(b, s)), other = v_add(v_mul(b, c), v_mul(a, s));
+        if (y.bf16) {
+            uint16_t *to = y.at;
+            if (m == VN) v_round_bf16(to + i, turned), v_round_bf16(to + half + i, other);
+            else v_store_bf16_n(to + i, turned, m), v_store_bf16_n(to + half + i, other, m);
+        } else {
+            float *to = y.at;
+            v_store_n(to + i, turned, m);
+            v_store_n(to + half + i, other, m);
+        }
     }
 }
 
-static void swiglu(qr_row y, size_t column, const float *gate, const float *up, size_t n)
+/* All Qwen3 models have heads of 128 elements. */
+static void norm_rope(qr_row y, const float *x, const float *w, const float *cosines, const float *sines, size_t n, float eps)
 {
-    vf one = v_set1(1.0f), zero = v_set1(0.0f), limit = v_set1(88.0f);
-    for (size_t i = 0; i < n; i += VN) {
-        size_t m = n - i < VN ? n - i : VN;
-        vf g = m == VN ? v_load(gate + i) : v_load_part(gate + i, m);
-        vf u = m == VN ? v_load(up + i) : v_load_part(up + i, m);
-        /* -max(-x, -88) = min(x, 88) keeps e^-g finite: g below -88 gives -1e-36 instead of 0 */
-        vf e = v_exp(v_sub(zero, v_max(g, v_sub(zero, limit))));
-        v_store_row(y, column + i, v_mul(v_div(g, v_add(one, e)), u), m);
+    if (n == 128) norm_rope_n(y, x, w, cosines, sines, 128, eps);
+    else norm_rope_n(y, x, w, cosines, sines, n, eps);
+}
+
+/* g * sigmoid(g) * u; coarse: about 1e-5 off, where the result is rounded to bf16 */
+static inline __attribute__((always_inline)) vf gated(vf g, vf u, const int coarse)
+{
+    if (coarse) {
+        vf x = v_mul(g, v_set1(-1.44269504088896341f)); /* log2(e) */
+        x = v_max(v_min(x, v_set1(126.0f)), v_set1(-126.0f));
+        return v_mul(v_mul(g, u), v_reciprocal(v_add(v_set1(1.0f), v_exp2_coarse(x))));
     }
+    /* min(-g, 88) keeps e^-g finite: g below -88 gives -1e-36 instead of 0 */
+    return v_mul(v_div(g, v_add(v_set1(1.0f), v_exp(v_min(v_sub(v_set1(0.0f), g), v_set1(88.0f))))), u);
+}
+
+static inline __attribute__((always_inline)) void swiglu_rows(const qr_rows *y, size_t row0, size_t n_rows, size_t column, const float *c,
+                                                              size_t stride, size_t half, size_t n, const int bf16)
+{
+    for (size_t r = 0; r < n_rows; r++, c += stride) {
+        qr_row to = qr_row_at(y, row0 + r);
+        const float *up = c + half;
+        to.bf16 = bf16;
+        size_t i = 0;
+        for (; i + VN <= n; i += VN) v_store_row(to, column + i, gated(v_load(c + i), v_load(up + i), bf16), VN);
+        if (i < n) v_store_row(to, column + i, gated(v_load_part(c + i, n - i), v_load_part(up + i, n - i), bf16), n - i);
+    }
+}
+
+static void swiglu(const qr_rows *y, size_t row0, size_t n_rows, size_t column, const float *c, size_t stride, size_t half, size_t n)
+{
+    if (y->bf16) swiglu_rows(y, row0, n_rows, column, c, stride, half, n, 1);
+    else swiglu_rows(y, row0, n_rows, column, c, stride, half, n, 0);
 }
 
 static void add(float *x, const float *y, size_t n)
@@ -92,11 +127,14 @@ enum {
 static inline void begin(void) {}
 static inline void end(void) {}
 
-/* [head_dim][Q_ROWS] */
-static void load_query(void *query, size_t i, const float *q, size_t head_dim)
+/* [head_dim][Q_ROWS]; missing vectors repeat the last one. */
+static const void *load_queries(float *qt, const void *q, size_t n, size_t head_dim)
 {
-    float *qt = query;
-    for (size_t d = 0; d < head_dim; d++) qt[d * Q_ROWS + i] = q[d];
+    for (size_t i = 0; i < Q_ROWS; i++) {
+        const float *from = (const float *) q + (i < n ? i : n - 1) * head_dim;
+        for (size_t d = 0; d < head_dim; d++) qt[d * Q_ROWS + i] = from[d];
+    }
+    return qt;
 }
 
 static void scores(float *s, const void *query, const void *keys, size_t n_keys, size_t head_dim, size_t n_rows)
@@ -222,6 +260,17 @@ static void narrow_bf16(uint16_t *y, const float *x, size_t n)
     }
 }
 
+static void spread_bf16(uint16_t *y, const float *x, size_t n)
+{
+    size_t i = 0;
+    for (; i + VN <= n; i += VN) v_spread_bf16(y + 2 * i, v_load(x + i));
+    for (; i < n; i++) {
+        uint16_t narrow;
+        v_store_bf16_n(&narrow, v_load_part(x + i, 1), 1);
+        y[2 * i] = narrow;
+    }
+}
+
 static void gemm(float *c, const float *a, const float *b, size_t rows, size_t k, size_t nb)
 {
     for (size_t n0 = 0; n0 < nb; n0 += QR_PANEL, b += k * QR_PANEL) {
@@ -321,6 +370,7 @@ static const qr_kernels table = {
     .widen_bf16 = widen_bf16,
     .widen_f16 = widen_f16,
     .narrow_bf16 = narrow_bf16,
+    .spread_bf16 = spread_bf16,
     .gemm = gemm,
     .quantize = quantize,
     .dequantize = dequantize,

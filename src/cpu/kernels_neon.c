@@ -17,6 +17,7 @@ static inline vf v_mul(vf a, vf b) { return vmulq_f32(a, b); }
 static inline vf v_div(vf a, vf b) { return vdivq_f32(a, b); }
 static inline vf v_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
 static inline vf v_max(vf a, vf b) { return vmaxq_f32(a, b); }
+static inline vf v_min(vf a, vf b) { return vminq_f32(a, b); }
 static inline vf v_round(vf a) { return vrndnq_f32(a); }
 /* The Hadamard transform of the lanes, unscaled. */
 static inline vf v_hadamard(vf a)
@@ -28,7 +29,11 @@ static inline vf v_hadamard(vf a)
 
 static inline float v_hsum(vf a) { return vaddvq_f32(a); }
 static inline float v_hmax(vf a) { return vmaxvq_f32(a); }
-static inline vf v_exp2i(vf n) { return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23)); }
+static inline vf v_ldexp(vf a, vf n)
+{
+    return vmulq_f32(a, vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23)));
+}
+static inline vf v_reciprocal(vf a) { return vdivq_f32(vdupq_n_f32(1.0f), a); }
 
 static inline vf v_mask_from(vf a, size_t limit, size_t lane0)
 {

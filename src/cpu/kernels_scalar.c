@@ -14,6 +14,7 @@ static inline vf v_mul(vf a, vf b) { return a * b; }
 static inline vf v_div(vf a, vf b) { return a / b; }
 static inline vf v_fma(vf a, vf b, vf c) { return a * b + c; } /* two roundings: fmaf() without hardware is a slow library call */
 static inline vf v_max(vf a, vf b) { return a > b ? a : b; }
+static inline vf v_min(vf a, vf b) { return a < b ? a : b; }
 static inline vf v_hadamard(vf a) { return a; }
 static inline float v_hsum(vf a) { return a; }
 static inline float v_hmax(vf a) { return a; }
@@ -34,7 +35,8 @@ static inline uint32_t to_bits(float x)
     return bits;
 }
 
-static inline vf v_exp2i(vf n) { return from_bits((uint32_t) ((int32_t) n + 127) << 23); }
+static inline vf v_ldexp(vf a, vf n) { return a * from_bits((uint32_t) ((int32_t) n + 127) << 23); }
+static inline vf v_reciprocal(vf a) { return 1.0f / a; }
 static inline vf v_load_bf16(const uint16_t *x) { return from_bits((uint32_t) *x << 16); }
 
 static inline void v_store_bf16(uint16_t *y, vf x)

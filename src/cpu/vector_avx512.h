@@ -18,8 +18,14 @@ static inline vf v_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 static inline vf v_div(vf a, vf b) { return _mm512_div_ps(a, b); }
 static inline vf v_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 static inline vf v_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+static inline vf v_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 static inline vf v_round(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-static inline vf v_exp2i(vf n) { return _mm512_scalef_ps(_mm512_set1_ps(1.0f), n); }
+static inline vf v_ldexp(vf a, vf n) { return _mm512_scalef_ps(a, n); }
+static inline vf v_reciprocal(vf a)
+{
+    vf r = _mm512_rcp14_ps(a);
+    return _mm512_mul_ps(r, _mm512_fnmadd_ps(a, r, _mm512_set1_ps(2.0f)));
+}
 /* The Hadamard transform of the lanes, unscaled. */
 static inline vf v_hadamard(vf a)
 {

@@ -250,11 +250,10 @@ static void turn_here(const pass *p, unsigned char *x, const turn *t, size_t hea
         const float *cos = net->cosines + (size_t) t->positions[i] * half, *sin = net->sines + (size_t) t->positions[i] * half;
         for (size_t h = 0; h < heads; h++) {
             size_t at = (i * heads + h) * d;
-            float *row = is_bf16 ? wide : (float *) (void *) x + at;
-            uint16_t *narrow = (uint16_t *) (void *) x + at;
-            if (is_bf16) kernels->widen_bf16(wide, narrow, d);
-            kernels->norm_rope(row, row, weight, cos, sin, d, net->config.rms_eps);
-            if (is_bf16) kernels->narrow_bf16(narrow, wide, d);
+            unsigned char *row = x + at * (is_bf16 ? sizeof(uint16_t) : sizeof(float));
+            if (is_bf16) kernels->widen_bf16(wide, (const uint16_t *) (void *) row, d);
+            kernels->norm_rope((qr_row){row, is_bf16, QR_LINE}, is_bf16 ? wide : (const float *) (void *) row, weight, cos, sin, d,
+                               net->config.rms_eps);
         }
     }
 }

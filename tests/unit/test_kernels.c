@@ -18,7 +18,7 @@
 #include <cmocka.h>
 
 static const size_t lengths[] = {1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 64, 100, 127, 128, 129, 257};
-enum { N_LENGTHS = sizeof lengths / sizeof lengths[0], MAX_VARIANTS = 4 };
+enum { N_LENGTHS = sizeof lengths / sizeof lengths[0], MAX_VARIANTS = 5 };
 
 static const qr_kernels *variants[MAX_VARIANTS];
 static size_t n_variants;
@@ -31,6 +31,7 @@ static int find_variants(void **state)
     if (qr_kernels_neon != NULL) variants[n_variants++] = qr_kernels_neon;
     if (qr_kernels_avx2 != NULL && found >= QR_ISA_AVX2) variants[n_variants++] = qr_kernels_avx2;
     if (qr_kernels_avx512 != NULL && found >= QR_ISA_AVX512) variants[n_variants++] = qr_kernels_avx512;
+    if (qr_kernels_avx512_bf16 != NULL && found >= QR_ISA_AVX512_BF16) variants[n_variants++] = qr_kernels_avx512_bf16;
     return 0;
 }
 
@@ -188,25 +189,26 @@ static void test_norm_rope(void **state)
 {
     (void) state;
     for (size_t v = 0; v < n_variants; v++)
-        for (size_t l = 0; l < N_LENGTHS; l++) {
-            size_t half = lengths[l], n = 2 * half;
+        for (size_t l = 0; l < 2 * N_LENGTHS; l++) {
+            size_t half = lengths[l / 2], n = 2 * half;
+            int bf16 = l % 2;
             guarded gx, gw, gc, gs, gy;
-            float *x = guard(&gx, n * 4), *w = guard(&gw, n * 4), *c = guard(&gc, half * 4), *s = guard(&gs, half * 4),
-                  *y = guard(&gy, n * 4);
+            float *x = guard(&gx, n * 4), *w = guard(&gw, n * 4), *c = guard(&gc, half * 4), *s = guard(&gs, half * 4);
+            void *y = guard(&gy, n * (bf16 ? 2 : 4));
             fill(x, n, 3);
             fill(w, n, 2);
             for (size_t i = 0; i < half; i++) {
                 c[i] = cosf((float) i);
                 s[i] = sinf((float) i);
             }
-            variants[v]->norm_rope(y, x, w, c, s, n, 1e-6f);
+            variants[v]->norm_rope((qr_row){y, bf16, QR_LINE}, x, w, c, s, n, 1e-6f);
             double ss = 0;
             for (size_t i = 0; i < n; i++) ss += (double) x[i] * (double) x[i];
             double scale = 1 / sqrt(ss / (double) n + 1e-6);
             for (size_t i = 0; i < half; i++) {
                 double a = (double) x[i] * scale * (double) w[i], b = (double) x[half + i] * scale * (double) w[half + i];
-                check_close((double) y[i], a * (double) c[i] - b * (double) s[i], f32_error, 4e-6);
-                check_close((double) y[half + i], b * (double) c[i] + a * (double) s[i], f32_error, 4e-6);
+                check_output(y, bf16, i, a * (double) c[i] - b * (double) s[i], 4e-6);
+                check_output(y, bf16, half + i, b * (double) c[i] + a * (double) s[i], 4e-6);
             }
             guarded *all[] = {&gx, &gw, &gc, &gs, &gy};
             for (size_t i = 0; i < 5; i++) unguard(all[i]);
@@ -219,17 +221,20 @@ static void test_swiglu(void **state)
     for (size_t v = 0; v < n_variants; v++)
         for (size_t l = 0; l < N_LENGTHS; l++)
             for (int bf16 = 0; bf16 < 2; bf16++) {
-                size_t n = lengths[l];
-                guarded gg, gu, gy;
-                float *g = guard(&gg, n * 4), *u = guard(&gu, n * 4);
-                void *y = guard(&gy, n * (bf16 ? 2 : 4));
-                fill(g, n, 20);
-                fill(u, n, 2);
-                if (n > 2) g[0] = -200, g[1] = 200, g[2] = 0; /* beyond what e^x can hold */
-                variants[v]->swiglu((qr_row){y, bf16, QR_LINE}, 0, g, u, n);
-                for (size_t i = 0; i < n; i++) check_output(y, bf16, i, (double) g[i] / (1 + exp(-(double) g[i])) * (double) u[i], 1e-30);
-                unguard(&gg);
-                unguard(&gu);
+                enum { R = 3 };
+                size_t n = lengths[l], stride = 2 * n + 5, half = n + 5, n_c = (R - 1) * stride + half + n;
+                guarded gc, gy;
+                float *c = guard(&gc, n_c * 4);
+                void *y = guard(&gy, R * n * (bf16 ? 2 : 4));
+                fill(c, n_c, 20);
+                if (n > 2) c[0] = -200, c[1] = 200, c[2] = 0; /* beyond what e^x can hold */
+                variants[v]->swiglu(&(qr_rows){y, n, bf16, 0, NULL}, 1, R - 1, 0, c + stride, stride, half, n);
+                variants[v]->swiglu(&(qr_rows){y, n, bf16, 0, NULL}, 0, 1, 0, c, stride, half, n);
+                for (size_t i = 0; i < R * n; i++) {
+                    double g = (double) c[i / n * stride + i % n], u = (double) c[i / n * stride + half + i % n];
+                    check_output(y, bf16, i, g / (1 + exp(-g)) * u, 1e-30);
+                }
+                unguard(&gc);
                 unguard(&gy);
             }
 }
@@ -270,6 +275,14 @@ static void test_conversions(void **state)
                 for (size_t j = 0; j < n; j++) memcpy(x + j, &cases[i].bits, 4);
                 variants[v]->narrow_bf16(y, x, n);
                 for (size_t j = 0; j < n; j++) assert_int_equal(y[j], cases[i].expected);
+                unguard(&gy);
+                y = guard(&gy, (2 * n - 1) * 2); /* nothing past the last element */
+                variants[v]->spread_bf16(y, x, n);
+                int subnormal = (cases[i].expected & 0x7f80) == 0; /* may become zero, as products take it */
+                for (size_t j = 0; j < n; j++) {
+                    if (!subnormal || y[2 * j] != 0) assert_int_equal(y[2 * j], cases[i].expected);
+                    if (j > 0) assert_int_equal(y[2 * j - 1], 0);
+                }
                 unguard(&gx);
                 unguard(&gy);
             }
@@ -409,13 +422,12 @@ static void attend_reference(double *out, const float *q, double scale, const ke
     free(s);
 }
 
-static void run_attend(qr_attend_fn attend, float *out, const float *q, size_t n_rows, size_t group, size_t first, float scale,
+static void run_attend(qr_attend_fn attend, float *out, const void *q, size_t n_rows, size_t group, size_t first, float scale,
                        const keys *prefix, const keys *own)
 {
     size_t hd = own->hd;
     float *scratch = aligned_alloc(64, (qr_attend_scratch(own->stride) * 4 + 63) / 64 * 64);
     qr_attend a = {.q = q,
-                   .q_stride = group * hd,
                    .n_rows = n_rows,
                    .n_group = group,
                    .head_dim = hd,
@@ -430,17 +442,23 @@ static void run_attend(qr_attend_fn attend, float *out, const float *q, size_t n
     free(scratch);
 }
 
+static size_t round_up(size_t n_vectors) { return (n_vectors + QR_ATTEND_ROWS - 1) / QR_ATTEND_ROWS * QR_ATTEND_ROWS; }
+
 static void check_attend(qr_attend_fn attend, int bf16, size_t hd, size_t n_prefix, size_t n, size_t group)
 {
     keys prefix, own;
     make_keys(&prefix, n_prefix, hd, bf16);
     make_keys(&own, n, hd, bf16);
     guarded gq, go;
-    float *q = guard(&gq, n * group * hd * 4), *out = guard(&go, n * group * hd * 4);
-    fill(q, n * group * hd, 4); /* sharp enough that the running maximum moves */
-    for (size_t i = 0; bf16 && i < n * group * hd; i++) q[i] = round_bf16(q[i]);
+    size_t es = bf16 ? 2 : 4, n_q = n * group * hd, last = (n - 1) * group, readable = last + round_up(group);
+    if (readable < round_up(n * group)) readable = round_up(n * group);
+    float *q = malloc(n_q * sizeof *q), *out = guard(&go, n_q * 4);
+    unsigned char *stored = guard(&gq, readable * hd * es);
+    fill(q, n_q, 4); /* sharp enough that the running maximum moves */
+    for (size_t i = 0; bf16 && i < n_q; i++) q[i] = round_bf16(q[i]);
+    for (size_t i = 0; i < readable * hd; i++) put(stored, bf16, i, i < n_q ? q[i] : NAN); /* which may be read, but not be seen */
     float scale = 1 / sqrtf((float) hd);
-    run_attend(attend, out, q, n, group, 0, scale, &prefix, &own);
+    run_attend(attend, out, stored, n, group, 0, scale, &prefix, &own);
     double expected[128];
     for (size_t r = 0; r < n * group; r++) {
         attend_reference(expected, q + r * hd, (double) scale, &prefix, n_prefix, &own, r / group + 1);
@@ -449,9 +467,10 @@ static void check_attend(qr_attend_fn attend, int bf16, size_t hd, size_t n_pref
     }
     /* the last row alone gives the same bits */
     float *alone = malloc(group * hd * 4);
-    run_attend(attend, alone, q + (n - 1) * group * hd, 1, group, n - 1, scale, &prefix, &own);
-    assert_memory_equal(alone, out + (n - 1) * group * hd, group * hd * 4);
+    run_attend(attend, alone, stored + last * hd * es, 1, group, n - 1, scale, &prefix, &own);
+    assert_memory_equal(alone, out + last * hd, group * hd * 4);
     free(alone);
+    free(q);
     unguard(&gq);
     unguard(&go);
     free_keys(&prefix);
