@@ -7,7 +7,7 @@
 #include "cpu/vector_avx512.h"
 #include "cpu/vector_math.h"
 
-enum { ROWS = 16, KEY_STEP = 32 };
+enum { ROWS = 16, KEYS_OF_TILE = 32 };
 
 static inline void begin(void) { tiles_begin(); }
 static inline void end(void) { tiles_end(); }
@@ -38,12 +38,12 @@ static void scores(float *s, const void *q, const void *k, size_t n_keys, size_t
 static void values(float *acc, const void *p, const void *v, size_t n_keys, size_t v_stride, size_t n_rows, void *spare)
 {
     (void) n_rows;
-    size_t whole = n_keys / KEY_STEP, rest = n_keys % KEY_STEP, row = v_stride * 4; /* of pairs */
-    unsigned char *tail = spare; /* [KEY_STEP / 2][v_stride] pairs: the last keys, and zeros */
+    size_t whole = n_keys / KEYS_OF_TILE, rest = n_keys % KEYS_OF_TILE, row = v_stride * 4; /* of pairs */
+    unsigned char *tail = spare; /* [KEYS_OF_TILE / 2][v_stride] pairs: the last keys, and zeros */
     if (rest > 0) {
-        const unsigned char *from = (const unsigned char *) v + whole * (KEY_STEP / 2) * row;
+        const unsigned char *from = (const unsigned char *) v + whole * (KEYS_OF_TILE / 2) * row;
         memcpy(tail, from, rest / 2 * row);
-        memset(tail + rest / 2 * row, 0, (KEY_STEP / 2 - rest / 2) * row);
+        memset(tail + rest / 2 * row, 0, (KEYS_OF_TILE / 2 - rest / 2) * row);
         uint16_t *odd = (uint16_t *) (void *) (tail + rest / 2 * row);
         const uint16_t *pair = (const uint16_t *) (const void *) (from + rest / 2 * row);
         for (size_t d = 0; rest % 2 == 1 && d < v_stride; d++) odd[2 * d] = pair[2 * d];
@@ -53,8 +53,8 @@ static void values(float *acc, const void *p, const void *v, size_t n_keys, size
         tile_load(0, acc + d, row);
         if (two) tile_load(1, acc + d + 16, row);
         for (size_t step = 0; step < whole + (rest > 0); step++) {
-            const unsigned char *from = (step < whole ? (const unsigned char *) v + step * (KEY_STEP / 2) * row : tail) + d * 4;
-            tile_load(4, (const unsigned char *) p + step * KEY_STEP * 2, QR_ATTEND_RUN * 2);
+            const unsigned char *from = (step < whole ? (const unsigned char *) v + step * (KEYS_OF_TILE / 2) * row : tail) + d * 4;
+            tile_load(4, (const unsigned char *) p + step * KEYS_OF_TILE * 2, QR_ATTEND_RUN * 2);
             tile_load(6, from, row);
             tile_dot_bf16(0, 4, 6);
             if (two) {

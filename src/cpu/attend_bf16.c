@@ -6,42 +6,40 @@
 #include "cpu/vector_avx512.h"
 #include "cpu/vector_math.h"
 
-enum {
-    ROWS = 8, /* query vectors kept in registers */
-    KEY_STEP = QR_KEY_BLOCK,
-};
+enum { ROWS = 8 }; /* query vectors kept in registers */
 
 static inline void begin(void) {}
 static inline void end(void) {}
 
-/* s[r][QR_ATTEND_RUN] = q . k for ROWS rows and n (1 or 2) blocks of keys; q [ROWS][n_pairs] pairs, k [n][n_pairs][QR_KEY_BLOCK] pairs. */
+/* s[r][QR_ATTEND_RUN] = q . k for `rows` rows and n (1 or 2) blocks of keys; q [rows][n_pairs] pairs, k [n][n_pairs][QR_KEY_BLOCK] pairs.
+ */
 static inline __attribute__((always_inline)) void score_block(float *s, const uint32_t *q, const uint32_t *k, const size_t n_pairs,
-                                                              const int n)
+                                                              const int rows, const int n)
 {
-    vf acc[ROWS][2];
-    for (int r = 0; r < ROWS; r++)
-        for (int j = 0; j < n; j++) acc[r][j] = v_set1(0);
+    vf acc[2 * ROWS];
+    for (int i = 0; i < rows * n; i++) acc[i] = v_set1(0);
     for (size_t p = 0; p < n_pairs; p++) {
         __m512i key[2];
         for (int j = 0; j < n; j++) key[j] = _mm512_loadu_si512(k + ((size_t) j * n_pairs + p) * QR_KEY_BLOCK);
-        for (int r = 0; r < ROWS; r++) {
+        for (int r = 0; r < rows; r++) {
             __m512i pair = _mm512_set1_epi32((int) q[(size_t) r * n_pairs + p]);
-            for (int j = 0; j < n; j++) acc[r][j] = v_dot_bf16(acc[r][j], pair, key[j]);
+            for (int j = 0; j < n; j++) acc[r * n + j] = v_dot_bf16(acc[r * n + j], pair, key[j]);
         }
     }
-    for (int r = 0; r < ROWS; r++)
-        for (int j = 0; j < n; j++) v_store(s + (size_t) r * QR_ATTEND_RUN + j * QR_KEY_BLOCK, acc[r][j]);
+    for (int r = 0; r < rows; r++)
+        for (int j = 0; j < n; j++) v_store(s + (size_t) r * QR_ATTEND_RUN + j * QR_KEY_BLOCK, acc[r * n + j]);
 }
 
+/* Sixteen sums at a time where there are so many: with eight, each would wait for the one before. */
 static inline __attribute__((always_inline)) void all_scores(float *s, const uint32_t *q, const uint32_t *k, size_t n_blocks,
                                                              const size_t n_pairs, size_t n_rows)
 {
-    for (size_t b = 0; b < n_blocks; b += 2, k += 2 * n_pairs * QR_KEY_BLOCK, s += 2 * QR_KEY_BLOCK)
-        for (size_t r = 0; r < n_rows; r += ROWS) {
-            if (n_blocks - b >= 2) score_block(s + r * QR_ATTEND_RUN, q + r * n_pairs, k, n_pairs, 2);
-            else score_block(s + r * QR_ATTEND_RUN, q + r * n_pairs, k, n_pairs, 1);
-        }
+    for (; n_blocks >= 2; n_blocks -= 2, k += 2 * n_pairs * QR_KEY_BLOCK, s += 2 * QR_KEY_BLOCK)
+        for (size_t r = 0; r < n_rows; r += ROWS) score_block(s + r * QR_ATTEND_RUN, q + r * n_pairs, k, n_pairs, ROWS, 2);
+    if (n_blocks == 1 && n_rows == 2 * ROWS) score_block(s, q, k, n_pairs, 2 * ROWS, 1);
+    else if (n_blocks == 1) score_block(s, q, k, n_pairs, ROWS, 1);
 }
+_Static_assert(QR_ATTEND_ROWS == 2 * ROWS, "one or two groups of rows");
 
 static void scores(float *s, const void *query, const void *keys, size_t n_keys, size_t head_dim, size_t n_rows)
 {

@@ -3,9 +3,9 @@
  *   begin(), end()                                       around all of it
  *   load_queries(spare, q, n, head_dim)                  n <= Q_ROWS vectors in the order that `scores` wants, at q or at spare
  *   scores(s, q, kt, n_keys, head_dim, n_rows)           s [n_rows][KEY_RUN] = q . k; past n_keys anything may come out
- *   softmax(p, s, n, visible, scale, &max, &sum, acc, v_stride)
- *                                                        one row, one run: p = e^(scale * (s - max)) for the visible ones of n scores, else
- *                                                        0; adds to the sum; a new maximum rescales it and acc
+ *   softmax(p, s, n, seen, scale, &max, &sum, acc, v_stride)
+ *                                                        one row, one run: p = e^(scale * (s - max)) for those of n scores that are seen
+ *                                                        (attend_keys.h), else 0; adds to the sum; a new maximum rescales it and acc
  *   values(acc, p, v, n_keys, v_stride, n_rows, spare)   acc [n_rows][v_stride] += p [n_rows][KEY_RUN] . v; past n_keys p is 0, but what
  *                                                        stands there in v is nobody's and could be an infinity
  * and ELEMENT_BYTES (of K, V and p), ROWS (n_rows is a multiple of it), Q_ROWS (vectors treated together), KEY_STEP (p is filled up to a
@@ -30,21 +30,28 @@ static void attend(const qr_attend *a)
         memset(acc, 0, padded * vs * sizeof *acc);
         const void *q = load_queries(order, (const unsigned char *) a->q + first * hd * ELEMENT_BYTES, n, hd);
         size_t last_row = (first + n - 1) / a->n_group;
+        size_t own = (a->prefix.n_keys + KEY_STEP - 1) / KEY_STEP * KEY_STEP;
+        const key_list keys = {{0, own}, {a->prefix.n_keys, own + a->first_pos + last_row + 1}};
         const qr_kv *parts[2] = {&a->prefix, &a->own};
-        for (int part = 0; part < 2; part++) {
-            const unsigned char *kt = parts[part]->kt, *v = parts[part]->v;
-            size_t keys = part == 0 ? parts[part]->n_keys : a->first_pos + last_row + 1; /* keys that the last row sees */
-            for (size_t k0 = 0; k0 < keys; k0 += KEY_RUN) {
-                size_t run = keys - k0 < KEY_RUN ? keys - k0 : KEY_RUN, filled = (run + KEY_STEP - 1) / KEY_STEP * KEY_STEP;
-                scores(s, q, kt + k0 * hd * ELEMENT_BYTES, run, hd, padded);
-                for (size_t i = 0; i < padded; i++) {
-                    size_t row = (first + (i < n ? i : n - 1)) / a->n_group;
-                    size_t sees = part == 0 ? keys : a->first_pos + row + 1;
-                    size_t visible = sees <= k0 ? 0 : sees - k0 < run ? sees - k0 : run;
-                    softmax((unsigned char *) p + i * KEY_RUN * ELEMENT_BYTES, s + i * KEY_RUN, filled, visible, a->scale, &max[i], &sum[i],
-                            acc + i * vs, vs);
-                }
-                values(acc, p, v + k0 * vs * ELEMENT_BYTES, run, vs, padded, spare);
+        for (size_t k0 = 0; k0 < keys.ends[1]; k0 += KEY_RUN) {
+            size_t k1 = keys.ends[1] - k0 < KEY_RUN ? keys.ends[1] : k0 + KEY_RUN;
+            size_t filled = (k1 - k0 + KEY_STEP - 1) / KEY_STEP * KEY_STEP;
+            const key_piece pieces[2] = {piece_of(&keys, 0, k0, k1), piece_of(&keys, 1, k0, k1)};
+            for (int i = 0; i < 2; i++) {
+                if (pieces[i].n == 0) continue;
+                const unsigned char *kt = (const unsigned char *) parts[i]->kt + pieces[i].first * hd * ELEMENT_BYTES;
+                scores(s + pieces[i].at, q, kt, pieces[i].n, hd, padded);
+            }
+            for (size_t i = 0; i < padded; i++) {
+                size_t row = (first + (i < n ? i : n - 1)) / a->n_group;
+                const seen_keys seen = seen_in_run(&keys, own + a->first_pos + row + 1, k0, k1);
+                softmax((unsigned char *) p + i * KEY_RUN * ELEMENT_BYTES, s + i * KEY_RUN, filled, &seen, a->scale, &max[i], &sum[i],
+                        acc + i * vs, vs);
+            }
+            for (int i = 0; i < 2; i++) {
+                if (pieces[i].n == 0) continue;
+                const unsigned char *v = (const unsigned char *) parts[i]->v + pieces[i].first * vs * ELEMENT_BYTES;
+                values(acc, (unsigned char *) p + pieces[i].at * ELEMENT_BYTES, v, pieces[i].n, vs, padded, spare);
             }
         }
         for (size_t i = 0; i < n; i++) {

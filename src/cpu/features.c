@@ -142,6 +142,15 @@ static int usable_cores(void)
     return n < 1 ? 1 : n;
 }
 
+static size_t l2_bytes(void)
+{
+    long bytes = 0;
+#ifdef _SC_LEVEL2_CACHE_SIZE
+    bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#endif
+    return bytes > 0 ? (size_t) bytes : 1 << 20;
+}
+
 static void read_model_name(char *text, size_t size)
 {
     snprintf(text, size, "unknown processor");
@@ -181,6 +190,7 @@ static void detect(void)
     cpu.native_bf16 = cpu.isa >= QR_ISA_AVX512_BF16; /* our own kernels compute in f32 */
 #endif
     cpu.n_usable = usable_cores();
+    cpu.l2_bytes = l2_bytes();
     read_model_name(cpu.model, sizeof cpu.model);
 }
 

@@ -12,6 +12,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "cpu/attend_keys.h"
 #include "cpu/vector_math.h"
 
 enum { VPB = QR_KEY_BLOCK / VN }; /* vectors per key block or GEMM panel */
@@ -186,28 +187,26 @@ static void values(float *acc, const void *weights, const void *elements, size_t
 }
 
 /* One run of the online softmax (arXiv:1805.02867) for one row. Every row sees a key in its first run, so max is finite from then on. */
-static void softmax(void *weights, const float *s, size_t n, size_t visible, float scale, float *max, float *sum, float *acc,
+static void softmax(void *weights, const float *s, size_t n, const seen_keys *seen, float scale, float *max, float *sum, float *acc,
                     size_t v_stride)
 {
     float *p = weights;
-    if (visible == 0) { /* nothing new for this row */
-        memset(p, 0, n * sizeof *p);
-        return;
-    }
     vf m = v_set1(*max);
-    for (size_t i = 0; i < n; i += VN) m = v_max(m, v_mask_from(v_load(s + i), visible, i));
+    for (size_t i = 0; i < n; i += VN) m = v_max(m, v_mask_from(v_load(s + i), seen_end(seen, i), i));
     float new_max = v_hmax(m);
     vf factor = v_set1(scale), shift = v_set1(new_max), total = v_set1(0);
     for (size_t i = 0; i < n; i += VN) {
         vf e = v_exp(v_mul(v_sub(v_load(s + i), shift), factor));
-        if (i + VN > visible) e = v_max(v_mask_from(e, visible, i), v_set1(0)); /* masked keys: exactly 0 */
+        if (i + VN > seen_end(seen, i)) e = v_max(v_mask_from(e, seen_end(seen, i), i), v_set1(0)); /* others: exactly 0 */
         v_store(p + i, e);
         total = v_add(total, e);
     }
-    float rescale = *sum > 0 ? expf((*max - new_max) * scale) : 0;
-    *sum = *sum * rescale + v_hsum(total);
-    if (*max < new_max)
+    if (*sum > 0 && *max < new_max) {
+        float rescale = expf((*max - new_max) * scale);
+        *sum *= rescale;
         for (size_t d = 0; d < v_stride; d += VN) v_store(acc + d, v_mul(v_load(acc + d), v_set1(rescale)));
+    }
+    *sum += v_hsum(total);
     *max = new_max;
 }
 
