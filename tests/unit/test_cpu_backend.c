@@ -487,6 +487,12 @@ static void test_amx(void **state)
     check_bf16_golden("untied-1");
     check_bf16_golden("odd-7");
     check_independence("micro-1", QR_DTYPE_BF16);
+    qr_cpu *cpu = (qr_cpu *) (uintptr_t) qr_cpu_get(); /* a cache so small that rows are cut into groups */
+    size_t l2_bytes = cpu->l2_bytes;
+    cpu->l2_bytes = 64 << 10;
+    check_bf16_golden("micro-1");
+    check_independence("micro-1", QR_DTYPE_BF16);
+    cpu->l2_bytes = l2_bytes;
     qr_gemm_tiled = NULL;
 }
 
