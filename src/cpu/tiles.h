@@ -7,6 +7,8 @@
 
 #include "cpu/gemm.h"
 
+#include <float.h>
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -35,28 +37,34 @@ static inline void tile_store(int t, void *to, size_t stride)
     for (size_t r = 0; r < 16; r++) memcpy((unsigned char *) to + r * stride, tile_data[t] + r * 64, 64);
 }
 
+/* Subnormal numbers count as zero, among the operands and among the results. */
+static inline float tile_flush(float x) { return fabsf(x) < FLT_MIN ? x * 0 : x; }
+
 static inline float tile_widen(const unsigned char *at)
 {
     uint16_t h;
     memcpy(&h, at, sizeof h);
-    if ((h & 0x7f80) == 0) h &= 0x8000; /* subnormal operands count as zero */
     uint32_t bits = (uint32_t) h << 16;
     float x;
     memcpy(&x, &bits, sizeof x);
-    return x;
+    return tile_flush(x);
 }
 
+/* TDPBF16PS in the order of Intel's manual (volume 2): even elements and odd ones have a sum each, both begin at zero, and both together
+ * are added to c. A product is not rounded before it is added. */
 static inline void tile_dot_bf16(int c, int a, int b)
 {
-    for (size_t m = 0; m < 16; m++)
+    for (size_t m = 0; m < 16; m++) {
+        float sums[16][2] = {{0}}, row[16];
         for (size_t k = 0; k < 16; k++)
-            for (size_t n = 0; n < 16; n++) {
-                float sum;
-                memcpy(&sum, tile_data[c] + m * 64 + n * 4, sizeof sum);
+            for (size_t n = 0; n < 16; n++)
                 for (size_t e = 0; e < 2; e++)
-                    sum += tile_widen(tile_data[a] + m * 64 + k * 4 + e * 2) * tile_widen(tile_data[b] + k * 64 + n * 4 + e * 2);
-                memcpy(tile_data[c] + m * 64 + n * 4, &sum, sizeof sum);
-            }
+                    sums[n][e] = tile_flush(fmaf(tile_widen(tile_data[a] + m * 64 + k * 4 + e * 2),
+                                                 tile_widen(tile_data[b] + k * 64 + n * 4 + e * 2), sums[n][e]));
+        memcpy(row, tile_data[c] + m * 64, sizeof row);
+        for (size_t n = 0; n < 16; n++) row[n] = tile_flush(tile_flush(row[n]) + tile_flush(sums[n][0] + sums[n][1]));
+        memcpy(tile_data[c] + m * 64, row, sizeof row);
+    }
 }
 
 #else
