@@ -2,7 +2,7 @@
  * second operand: a tile of K is 32 elements of 16 keys, one of V 32 keys of 16 elements. head_dim must be a multiple of 32. */
 #include "cpu/kernels.h"
 
-#if defined(__AMX_BF16__) || defined(QR_EMULATE_TILES)
+#if defined(__AMX_BF16__) || defined(__AMXBF16__) || defined(QR_EMULATE_TILES) /* the second: as clang 14 has it */
 #include "cpu/tiles.h"
 #include "cpu/vector_avx512.h"
 #include "cpu/vector_math.h"

@@ -10,7 +10,7 @@
 #include "cpu/features.h"
 #include "cpu/gemm.h"
 
-#if defined(__AMX_BF16__) || defined(QR_EMULATE_TILES)
+#if defined(__AMX_BF16__) || defined(__AMXBF16__) || defined(QR_EMULATE_TILES) /* the second: as clang 14 has it */
 #include "base/mem.h"
 #include "cpu/tiles.h"
 
