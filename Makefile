@@ -39,7 +39,7 @@ export QR_TEST_DATA := $(CURDIR)/build/testdata
 export PYTHONDONTWRITEBYTECODE := 1
 
 .DEFAULT_GOAL := build
-.PHONY: help build build-backends serve demo test test-unit test-python test-load test-memcheck test-backends test-backends-asan test-torch-versions test-vllm test-network test-schema test-clients test-quantize test-ggml test-page test-arm64 bench bench-http fuzz format format-check lint check-macos install clean data
+.PHONY: help build build-backends serve demo test test-unit test-python test-load test-memcheck test-backends test-backends-asan test-torch-versions test-vllm test-network test-schema test-clients test-quantize test-ggml test-page test-amx test-arm64 bench bench-http fuzz format format-check lint check-macos install clean data
 
 help: ## this list
 	@echo "usage: make TARGET [CC=clang] [SAN=address|undefined|thread]"
@@ -73,7 +73,7 @@ test-unit: data
 test-python: data
 	@scripts/deps.sh test
 	@scripts/venv.sh
-	@scripts/san-env.sh "$(SAN)" build/venv/bin/pytest -p no:cacheprovider -q $(if $(SAN),-m "not slow") $(if $(filter thread,$(SAN)),--ignore tests/gguf --ignore tests/quantize) --ignore tests/clients tests
+	@scripts/san-env.sh "$(SAN)" build/venv/bin/pytest -p no:cacheprovider -q $(if $(SAN),-m "not slow") $(if $(filter thread,$(SAN)),--ignore tests/gguf --ignore tests/quantize) --ignore tests/clients --ignore tests/amx tests
 
 test-load: data ## the mixed load of 50 clients for 60 seconds, slow and hostile ones, large requests; 10 minutes
 	@scripts/deps.sh test memcheck
@@ -139,6 +139,11 @@ test-ggml: data ## GGUF of llama.cpp's own quantiser, which comes from npm; x86-
 test-page: build ## the page of `serve` in a real browser
 	@scripts/deps.sh page
 	@scripts/page.sh
+
+test-amx: build ## the machine code for AMX on an emulated processor (Bochs, built from Debian's source); x86-64; two minutes, then ten seconds
+	@scripts/deps.sh test cxx
+	@scripts/venv.sh
+	@scripts/amx.sh $(BUILD)
 
 test-arm64: ## cross-compiles for 64-bit ARM and runs the unit tests and golden scores under qemu
 	@scripts/deps.sh build test arm64
