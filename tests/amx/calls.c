@@ -24,7 +24,7 @@ typedef struct product {
 
 typedef struct attention {
     size_t n_rows, n_group, head_dim, first_pos, n_prefix, n_own;
-    const float *q; /* [n_rows][n_group][head_dim] */
+    const void *q; /* [n_rows][n_group][head_dim] bf16, and what fills up QR_ATTEND_ROWS vectors */
     const void *prefix_kt, *prefix_v, *own_kt, *own_v;
     void *out; /* [n_rows][n_group * head_dim], f32 or bf16, or in tiles */
     size_t out_bf16, out_tiled;
@@ -50,7 +50,6 @@ static size_t attend(const attention *t)
 {
     size_t width = t->n_group * t->head_dim;
     qr_attend a = {.q = t->q,
-                   .q_stride = width,
                    .n_rows = t->n_rows,
                    .n_group = t->n_group,
                    .head_dim = t->head_dim,

@@ -154,7 +154,9 @@ def keys(memory, n, head_dim):
 def attention(memory, head_dim, n_prefix, n_own, n_group, tiled):
     n_rows = min(n_own, 20)  # the last ones
     width = n_group * head_dim
-    q = memory.put(random.uniform(-4, 4, (n_rows, width)).astype(numpy.float32))
+    q = numpy.full(((n_rows * n_group + ATTEND_ROWS - 1) // ATTEND_ROWS * ATTEND_ROWS, head_dim), 0x7FC0, numpy.uint16)
+    q[: n_rows * n_group] = bf16(random.uniform(-4, 4, (n_rows * n_group, head_dim)))
+    q = memory.put(q)
     prefix, own = keys(memory, n_prefix, head_dim), keys(memory, n_own, head_dim)
     out = memory.empty((32, width), numpy.uint16 if tiled else numpy.float32)
     scratch = memory.empty(ATTEND_ROWS * (3 * head_dim + 2 * ATTEND_RUN), numpy.float32)
