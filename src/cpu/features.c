@@ -60,6 +60,12 @@ static int has_avx_vnni(void)
     return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
 }
 
+static int has_amx_int8(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 25 & 1);
+}
+
 static qr_isa detect_isa(void)
 {
     unsigned a, b, c, d;
@@ -184,6 +190,7 @@ static void detect(void)
     by_library = cpu.isa >= QR_ISA_AVX512 && has_vnni();
 #endif
     cpu.avx_vnni = !by_library && cpu.isa >= QR_ISA_AVX2 && qr_gemm_has_vnni && has_avx_vnni();
+    cpu.amx_int8 = cpu.isa == QR_ISA_AMX && has_amx_int8();
     cpu.native_int8 = by_library || cpu.avx_vnni;
 #endif
 #ifdef QR_HAVE_ONEDNN
@@ -209,6 +216,6 @@ void qr_cpu_features(char *text, size_t size)
                                         "avx2 fma f16c avx512 avx512_bf16",
                                         "avx2 fma f16c avx512 avx512_bf16 amx_bf16"};
     const qr_cpu *c = qr_cpu_get();
-    if (c->isa == c->found) snprintf(text, size, "%s", lists[c->found]);
+    if (c->isa == c->found) snprintf(text, size, "%s%s", lists[c->found], c->amx_int8 ? " amx_int8" : "");
     else snprintf(text, size, "%s (QR_CPU limits use to %s)", lists[c->found], names[c->isa]);
 }

@@ -14,6 +14,7 @@ typedef struct qr_cpu {
     int native_bf16; /* level in use multiplies bf16, and so does the matrix library of this build */
     int native_int8; /* multiplies 8-bit integers with exact 32-bit sums: AVX512-VNNI by the matrix library, or */
     int avx_vnni;    /* the same in 256 bits, by our own kernel; used where there is no AVX-512 */
+    int amx_int8;    /* the level in use is AMX, and multiplies them in tiles */
     int n_usable;    /* physical cores that this process may use: affinity mask, SMT siblings once, cgroup quota */
     size_t l2_bytes; /* of a core's second-level cache, or a guess */
     char model[64];  /* processor name as the system gives it */

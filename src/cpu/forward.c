@@ -151,6 +151,7 @@ qr_status qr_forward_open(qr_forward **out, const qr_packed_model *model, int n_
     fw->widest = q_width > c->inter ? q_width : c->inter;
     if (c->hidden > fw->widest) fw->widest = c->hidden;
     size_t eight_rows = fw->int8 ? CHUNK_ROWS : 1;
+    fw->eight = qr_gemm_lib_operand(model->lib, fw->widest);
     int ok = reserve(fw, &fw->x, max_tokens * c->hidden, sizeof(float)) &&
              reserve(fw, &fw->tail_x, fw->max_seqs * c->hidden, sizeof(float)) &&
              reserve(fw, &fw->kt, fw->max_slots * c->n_kv_heads * c->head_dim, fw->es) &&
@@ -162,7 +163,7 @@ qr_status qr_forward_open(qr_forward **out, const qr_packed_model *model, int n_
              reserve(fw, &fw->tail_token, fw->max_seqs, sizeof(uint32_t)) && reserve(fw, &fw->ids, max_tokens, sizeof(uint32_t)) &&
              reserve(fw, &fw->items, fw->max_items, sizeof *fw->items) && reserve(fw, &fw->chunk_items, n_chunks + 1, sizeof(size_t)) &&
              reserve(fw, &fw->clocks, threads, sizeof *fw->clocks) && reserve(fw, &fw->wide, threads, fw->widest * sizeof(float)) &&
-             reserve(fw, &fw->spare, fw->widest, 1) && reserve(fw, &fw->eight.data, eight_rows, fw->widest) &&
+             reserve(fw, &fw->spare, fw->widest, 1) && reserve(fw, &fw->eight.data, eight_rows, fw->eight.width) &&
              reserve(fw, &fw->eight.scales, eight_rows, sizeof(float));
     if (!ok) {
         qr_forward_close(fw);
@@ -418,10 +419,20 @@ static void store_kv(const job *j, size_t block, size_t row0, size_t n_rows, con
 
 /* ---- 8 bits ------------------------------------------------------------------------------------------------------------------- */
 
-/* Row r of what `gemm` reads, from `wide`, which is lost. */
+/* What `gemm` reads: the one buffer, in rows as long as these. */
+static qr_rows rows_of_eight(const qr_forward *fw, const qr_gemm *gemm)
+{
+    qr_rows rows = qr_gemm_lib_operand(fw->model->lib, gemm->k);
+    rows.data = fw->eight.data;
+    rows.scales = fw->eight.scales;
+    return rows;
+}
+
+/* Row r of it, from `wide`, which is lost. */
 static void quantize_row(qr_forward *fw, size_t r, float *wide, const qr_gemm *gemm)
 {
-    fw->eight.scales[r] = fw->kernels->quantize((int8_t *) fw->eight.data + r * gemm->k, wide, gemm->k, gemm->factors, gemm->rotation);
+    qr_rows rows = rows_of_eight(fw, gemm);
+    rows.scales[r] = fw->kernels->quantize(qr_row_at(&rows, r), wide, gemm->k, gemm->factors, gemm->rotation);
 }
 
 static void widen_row(const qr_forward *fw, const qr_rows *rows, size_t r, float *to, size_t n)
@@ -453,8 +464,7 @@ static void ready_rows(job *j, const qr_rows *rows, qr_layer_input input, int th
     if (fw->seen_by != NULL) observe(j, rows, input);
     j->a = *rows;
     if (!fw->int8) return;
-    j->a = fw->eight;
-    j->a.width = j->gemm->k;
+    j->a = rows_of_eight(fw, j->gemm);
     if (rows == &fw->a) return; /* norm_rows did it */
     float *wide = fw->wide + (size_t) thread * fw->widest;
 #pragma omp for schedule(static) nowait

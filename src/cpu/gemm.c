@@ -10,7 +10,9 @@
 #include <stdatomic.h>
 #include <string.h>
 
-enum { MAX_INT8_K = 1 << 16 }; /* 255 * 127 * 2^16 < 2^31 */
+enum {
+    MAX_INT8_K = 1 << 16, /* 255 * 127 * 2^16 < 2^31 */
+};
 
 struct qr_gemm_plan {
     size_t k, nb;
@@ -30,7 +32,8 @@ typedef struct lanes {
 struct qr_gemm_lib {
     qr_gemm_type type;
     int n_threads;
-    const qr_gemm_provider *tiled; /* the only provider, as all rows are in tiles then; or NULL */
+    const qr_gemm_provider *tile_units; /* what multiplies tiles on this processor, or NULL */
+    int tiled;                          /* it is the only provider, as all rows that products read are in tiles then */
     const qr_kernels *kernels;
     qr_gemm_plan *plans;
     lanes ready; /* the block that qr_gemm_block made, for matrices that are not kept in that form */
@@ -63,15 +66,20 @@ void qr_gemm_lib_trim(qr_gemm_lib *lib) { clear(lib, &lib->rows); }
 
 size_t qr_gemm_lib_bytes(const qr_gemm_lib *lib) { return (size_t) lib->n_threads * (lib->ready.bytes + lib->rows.bytes); }
 
-void qr_gemm_lib_close(qr_gemm_lib *lib)
+static void close_plans(qr_gemm_lib *lib)
 {
-    if (lib == NULL) return;
     while (lib->plans != NULL) {
         qr_gemm_plan *plan = lib->plans;
         lib->plans = plan->next;
         plan->provider->close(plan->kernel);
         qr_free(plan);
     }
+}
+
+void qr_gemm_lib_close(qr_gemm_lib *lib)
+{
+    if (lib == NULL) return;
+    close_plans(lib);
     clear(lib, &lib->ready);
     clear(lib, &lib->rows);
     qr_free(lib->ready.at);
@@ -86,10 +94,17 @@ int qr_gemm_lib_is_bf16(const qr_gemm_lib *lib)
     return lib->type == QR_GEMM_BF16 || (lib->type == QR_GEMM_INT8 && qr_cpu_get()->native_bf16);
 }
 
+qr_rows qr_gemm_lib_operand(const qr_gemm_lib *lib, size_t n)
+{
+    int int8 = lib->type == QR_GEMM_INT8;
+    size_t line = int8 ? QR_LINE_INT8 : QR_LINE, width = lib->tiled ? (n + line - 1) / line * line : n;
+    return (qr_rows){.width = width, .bf16 = lib->type == QR_GEMM_BF16, .int8 = int8, .tiled = lib->tiled};
+}
+
 qr_rows qr_gemm_lib_rows(const qr_gemm_lib *lib, size_t n)
 {
-    int tiled = lib->tiled != NULL;
-    return (qr_rows){NULL, tiled ? (n + QR_LINE - 1) / QR_LINE * QR_LINE : n, qr_gemm_lib_is_bf16(lib), tiled, NULL};
+    if (lib->type == QR_GEMM_INT8) return (qr_rows){.width = n, .bf16 = qr_gemm_lib_is_bf16(lib)};
+    return qr_gemm_lib_operand(lib, n);
 }
 
 /* Blocks of up to 1,024 spread an element far enough. */
@@ -106,8 +121,9 @@ int qr_gemm_failed(const qr_gemm_lib *lib) { return atomic_load(&lib->failed); }
 qr_attend_fn qr_gemm_lib_attend(const qr_gemm_lib *lib, size_t head_dim)
 {
     if (!qr_gemm_lib_is_bf16(lib)) return NULL;
-    int tiles = lib->tiled != NULL && head_dim % 32 == 0 && qr_attend_agree(lib->tiled->attend, qr_attend_bf16, head_dim);
-    return tiles ? lib->tiled->attend : qr_attend_bf16;
+    const qr_gemm_provider *units = lib->tile_units;
+    int tiles = units != NULL && head_dim % 32 == 0 && qr_attend_agree(units->attend, qr_attend_bf16, head_dim);
+    return tiles ? units->attend : qr_attend_bf16;
 }
 
 /* Fills n elements of the arithmetic type with small values of many different roundings. */
@@ -126,15 +142,10 @@ static void fill(void *x, qr_gemm_type type, size_t n, uint32_t seed)
 
 static void set_row(const qr_rows *rows, qr_gemm_type type, size_t r, const unsigned char *from, size_t n)
 {
-    size_t es = qr_gemm_type_size(type);
-    if (type == QR_GEMM_INT8) {
-        memcpy((int8_t *) rows->data + r * rows->width, from, n);
-        return;
-    }
+    size_t es = qr_gemm_type_size(type), line = type == QR_GEMM_INT8 ? QR_LINE_INT8 : QR_LINE;
     qr_row row = qr_row_at(rows, r);
     unsigned char *to = row.at;
-    for (size_t i = 0; i < n; i += QR_LINE, from += QR_LINE * es, to += row.line * es)
-        memcpy(to, from, (n - i < QR_LINE ? n - i : QR_LINE) * es);
+    for (size_t i = 0; i < n; i += line, from += line * es, to += row.line * es) memcpy(to, from, (n - i < line ? n - i : line) * es);
 }
 
 static double element(const void *x, qr_gemm_type type, size_t i)
@@ -171,7 +182,7 @@ static int is_product(const void *c, const void *a, const void *w, qr_gemm_type 
  * result must be the product, too: what runs on this very processor may never have been tested. */
 static qr_status check_rows(qr_gemm_lib *lib, qr_gemm_plan *plan, int *place_matters, qr_error *err)
 {
-    qr_rows rows = qr_gemm_lib_rows(lib, plan->k);
+    qr_rows rows = qr_gemm_lib_operand(lib, plan->k);
     size_t es = qr_gemm_type_size(lib->type), a_bytes = QR_TILE_ROWS * rows.width * es, w_bytes = plan->nb * plan->k * es;
     size_t p_bytes = plan->packed_elements * es, c_bytes = QR_TILE_ROWS * plan->nb * sizeof(float);
     unsigned char *a = qr_pages_alloc(a_bytes), *row = qr_pages_alloc(a_bytes), *w = qr_pages_alloc(w_bytes), *p = qr_pages_alloc(p_bytes);
@@ -223,19 +234,20 @@ static qr_status open_plan(qr_gemm_lib *lib, qr_gemm_plan *plan, const qr_gemm_p
 static qr_status choose_kernel(qr_gemm_lib *lib, qr_gemm_plan *plan, qr_error *err)
 {
     int place_matters = 1;
+    qr_status status = QR_OK;
     if (lib->type == QR_GEMM_INT8 && plan->k > MAX_INT8_K)
         return qr_fail(err, QR_E_UNSUPPORTED, "int8: rows of at most %d elements, as sums of more may overflow 32 bits, found %zu",
                        MAX_INT8_K, plan->k);
-    qr_status status = lib->tiled != NULL ? open_plan(lib, plan, lib->tiled, &place_matters, err) : QR_OK;
-    if (lib->type == QR_GEMM_INT8 && qr_cpu_get()->avx_vnni) return open_plan(lib, plan, &qr_gemm_vnni, &place_matters, err);
+    if (lib->tiled) status = open_plan(lib, plan, lib->tile_units, &place_matters, err);
+    else if (lib->type == QR_GEMM_INT8 && qr_cpu_get()->avx_vnni) status = open_plan(lib, plan, &qr_gemm_vnni, &place_matters, err);
 #ifdef QR_HAVE_ONEDNN
     /* The scalar level must not use instructions that it says are absent; oneDNN has no such mode. */
-    if (lib->tiled == NULL && qr_cpu_get()->isa != QR_ISA_SCALAR) status = open_plan(lib, plan, &qr_gemm_onednn, &place_matters, err);
+    else if (qr_cpu_get()->isa != QR_ISA_SCALAR) status = open_plan(lib, plan, &qr_gemm_onednn, &place_matters, err);
 #endif
 #ifdef QR_HAVE_BLAS
     if (status == QR_OK && place_matters && lib->type == QR_GEMM_F32) status = open_plan(lib, plan, &qr_gemm_blas, &place_matters, err);
 #endif
-    if (status == QR_OK && place_matters && lib->tiled == NULL) status = open_plan(lib, plan, &qr_gemm_plain, &place_matters, err);
+    if (status == QR_OK && place_matters && !lib->tiled) status = open_plan(lib, plan, &qr_gemm_plain, &place_matters, err);
     if (status == QR_OK && place_matters)
         status = qr_fail(err, QR_E_BACKEND, "%s: products of %d x %zu x %zu depend on the row's place", plan->provider->name, QR_TILE_ROWS,
                          plan->k, plan->nb);
@@ -266,11 +278,14 @@ static qr_status find_plan(const qr_gemm_plan **out, qr_gemm_lib *lib, size_t k,
 
 const qr_gemm_provider *qr_gemm_tiled;
 
-static void use_tiles(qr_gemm_lib *lib, const qr_gemm_provider *tiled)
+static void use_tiles(qr_gemm_lib *lib)
 {
+    enum { STEPS = 9, OUTPUTS = 48 }; /* more than one block of K, and an edge */
     const qr_gemm_plan *plan;
-    lib->tiled = tiled;
-    if (find_plan(&plan, lib, 2 * QR_LINE, QR_PANEL, NULL) != QR_OK) lib->tiled = NULL; /* what cannot be trusted is not used */
+    size_t k = STEPS * (lib->type == QR_GEMM_INT8 ? QR_LINE_INT8 : QR_LINE);
+    lib->tiled = 1;
+    lib->tiled = find_plan(&plan, lib, k, OUTPUTS, NULL) == QR_OK; /* what cannot be trusted is not used */
+    close_plans(lib);
 }
 
 qr_status qr_gemm_lib_open(qr_gemm_lib **out, qr_gemm_type type, int may_tile, int n_threads, qr_error *err)
@@ -287,8 +302,10 @@ qr_status qr_gemm_lib_open(qr_gemm_lib **out, qr_gemm_type type, int may_tile, i
         qr_gemm_lib_close(lib);
         return qr_fail(err, QR_E_MEMORY, "no memory for the matrix library");
     }
-    if (type == QR_GEMM_BF16 && may_tile && qr_gemm_tiled != NULL) use_tiles(lib, qr_gemm_tiled);
-    else if (type == QR_GEMM_BF16 && may_tile && qr_cpu_get()->isa >= QR_ISA_AMX) use_tiles(lib, &qr_gemm_amx);
+    const qr_cpu *cpu = qr_cpu_get();
+    lib->tile_units = qr_gemm_tiled != NULL ? qr_gemm_tiled : cpu->isa >= QR_ISA_AMX ? &qr_gemm_amx : NULL;
+    int here = type == QR_GEMM_BF16 || (type == QR_GEMM_INT8 && (cpu->amx_int8 || qr_gemm_tiled != NULL));
+    if (may_tile && here && lib->tile_units != NULL) use_tiles(lib);
     *out = lib;
     return QR_OK;
 }
@@ -340,7 +357,7 @@ static int pack_block(const qr_gemm *gemm, const qr_gemm_lib *lib, int thread, s
             if (row == QR_SIZE_NONE) memset(wide, 0, k * sizeof *wide);
             else load_row(wide, NULL, lib, source, row, k);
             for (size_t j = 0; j < k && gemm->factors != NULL; j++) wide[j] /= gemm->factors[j];
-            float scale = lib->kernels->quantize((int8_t *) at, wide, k, NULL, gemm->rotation);
+            float scale = lib->kernels->quantize((qr_row){at, 0, QR_LINE_INT8}, wide, k, NULL, gemm->rotation);
             /* exact; both sides are turned by an unscaled transform */
             block_scales(gemm, to)[i] = gemm->rotation > 0 ? scale / (float) gemm->rotation : scale;
         } else if (row == QR_SIZE_NONE) {
@@ -432,8 +449,7 @@ size_t qr_gemm_tile_rows(const qr_gemm *gemm, size_t left)
 void qr_gemm_tile(const qr_gemm *gemm, qr_gemm_lib *lib, int thread, float *c, const qr_rows *a, size_t first, const void *block,
                   size_t rows)
 {
-    int int8 = lib->type == QR_GEMM_INT8;
-    const void *at = int8 ? (const int8_t *) a->data + first * a->width : qr_row_at(a, first).at;
-    if (gemm->plan->provider->run(gemm->plan->kernel, thread, c, at, block, rows)) atomic_store(&lib->failed, 1);
-    if (int8) lib->kernels->dequantize(c, rows, gemm->nb, a->scales + first, block_scales(gemm, (unsigned char *) (uintptr_t) block));
+    if (gemm->plan->provider->run(gemm->plan->kernel, thread, c, qr_row_at(a, first).at, block, rows)) atomic_store(&lib->failed, 1);
+    if (lib->type == QR_GEMM_INT8)
+        lib->kernels->dequantize(c, rows, gemm->nb, a->scales + first, block_scales(gemm, (unsigned char *) (uintptr_t) block));
 }

@@ -4,7 +4,7 @@
  * one kernel of fixed shape: the same kernel whatever the batch, so that a row's result does not depend on its neighbours, their number
  * or the thread count, and so that an epilogue finds its tile still in the cache. Measured on an AMD Zen 4 with AVX512-BF16
  * (2026-11-22): such tiles reach 446 Gop/s on two cores in bf16, one oneDNN call on the whole matrix 425-449. With AMX our own kernel
- * multiplies instead, and whatever writes activations writes them in tiles (kernels.h), so that none is copied.
+ * multiplies bf16 and int8 instead, and whatever writes what it reads writes it in tiles (kernels.h), so that none is copied.
  *
  * Arithmetic is f32 x f32 or bf16 x bf16, both summed in f32. For f32 arithmetic 16-bit weights stay 16-bit in memory and are widened
  * block by block as they are used, which is exact and halves the memory. 8-bit weights become f32 or bf16, whichever computes.
@@ -51,8 +51,8 @@ typedef struct qr_gemm {
     qr_gemm_source source;
 } qr_gemm;
 
-/* type: of the arithmetic; QR_GEMM_BF16 needs features.native_bf16, QR_GEMM_INT8 native_int8. may_tile: rows may be in tiles, where the
- * processor multiplies such. */
+/* type: of the arithmetic; QR_GEMM_BF16 needs features.native_bf16, QR_GEMM_INT8 native_int8. may_tile: rows that products read may be in
+ * tiles, where the processor multiplies such. */
 typedef enum qr_gemm_type { QR_GEMM_F32, QR_GEMM_BF16, QR_GEMM_INT8 } qr_gemm_type;
 static inline const char *qr_gemm_type_name(qr_gemm_type type)
 {
@@ -66,6 +66,9 @@ qr_gemm_type qr_gemm_lib_type(const qr_gemm_lib *lib);
 int qr_gemm_lib_is_bf16(const qr_gemm_lib *lib);
 /* How rows of n elements are stored that a product is to read, or, in int8, that are to be quantised for it; data is NULL. */
 qr_rows qr_gemm_lib_rows(const qr_gemm_lib *lib, size_t n);
+/* How they are stored when the product reads them: the same but in int8; data and scales are NULL. Past n anything may stand in int8, zeros
+ * in other tiles. */
+qr_rows qr_gemm_lib_operand(const qr_gemm_lib *lib, size_t n);
 /* The rotation for rows of k elements; 0: there is none. */
 size_t qr_gemm_rotation(size_t k);
 
@@ -85,7 +88,7 @@ void qr_gemm_tile(const qr_gemm *gemm, qr_gemm_lib *lib, int thread, float *c, c
                   size_t rows);
 /* Rows of the tile to use where `left` rows remain; the rows past the end are computed and ignored. */
 size_t qr_gemm_tile_rows(const qr_gemm *gemm, size_t left);
-/* Attention in bf16, on the units that multiply if it is right there; NULL in f32. */
+/* Attention in bf16, on the units that multiply tiles if it is right there, whatever the products are done by; NULL in f32. */
 qr_attend_fn qr_gemm_lib_attend(const qr_gemm_lib *lib, size_t head_dim);
 /* A product failed (a library error); the output is not valid. Checked once per batch instead of once per tile. */
 int qr_gemm_failed(const qr_gemm_lib *lib);
@@ -109,10 +112,10 @@ typedef struct qr_gemm_provider {
     int (*run)(qr_gemm_kernel *kernel, int thread, void *c, const void *a, const void *packed, size_t rows);
 } qr_gemm_provider;
 extern const qr_gemm_provider qr_gemm_plain;
-extern const qr_gemm_provider qr_gemm_amx;  /* open fails where the build or the processor lacks AMX */
+extern const qr_gemm_provider qr_gemm_amx;  /* open fails where the build lacks AMX */
 extern const qr_gemm_provider qr_gemm_vnni; /* int8 without AVX-512; works where the build has it and the processor AVX-VNNI */
 extern const int qr_gemm_has_vnni;
-/* NULL. Tests put an emulation of the tiles here, which libraries in bf16 that are opened after that use on any processor. */
+/* NULL. Tests put an emulation of the tiles here, which libraries in bf16 and int8 that are opened after that use on any processor. */
 extern const qr_gemm_provider *qr_gemm_tiled;
 #ifdef QR_HAVE_ONEDNN
 extern const qr_gemm_provider qr_gemm_onednn;

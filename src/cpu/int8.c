@@ -46,7 +46,7 @@ void qr_int8_plan_close(qr_int8_plan *plan)
 static double loss_of(float *x, int8_t *y, size_t n, const float *factors, size_t rotation)
 {
     double error = 0, size = 0;
-    double scale = (double) qr_kernels_get()->quantize(y, x, n, factors, rotation);
+    double scale = (double) qr_kernels_get()->quantize((qr_row){y, 0, QR_LINE_INT8}, x, n, factors, rotation);
     for (size_t i = 0; i < n; i++) {
         double d = (double) x[i] - scale * y[i];
         error += d * d;

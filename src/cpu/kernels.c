@@ -51,7 +51,7 @@ int qr_attend_agree(qr_attend_fn one, qr_attend_fn other, size_t head_dim)
                           .prefix = {kt, v, CHECK_PREFIX},
                           .own = {kt, v, CHECK_OWN},
                           .first_pos = CHECK_OWN - CHECK_ROWS,
-                          .out = {out[i], width, 0, 0, NULL},
+                          .out = {.data = out[i], .width = width},
                           .scratch = scratch};
         (i == 0 ? one : other)(&call);
     }

@@ -17,15 +17,15 @@ enum { QR_KEY_BLOCK = 16 };
 /* Columns of one panel of the portable GEMM; packed weights are [nb / 16][k][16]. */
 enum { QR_PANEL = 16 };
 
-/* Activations that a product will read: f32, or bf16 (rounded to nearest even). In tiles, each of 16 rows and QR_LINE columns and 1 KiB in
- * one piece, as AMX loads it: [n_rows / 16][width / QR_LINE][16][QR_LINE], so that a row is cut into lines of QR_LINE elements, 16 lines
- * apart. */
-enum { QR_LINE = 32, QR_TILE = 16 * QR_LINE };
+/* Activations that a product will read: f32, bf16 (rounded to nearest even), or int8. The latter two may be in tiles, each of 16 rows of a
+ * line of 64 bytes and 1 KiB in one piece, as AMX loads it: [n_rows / 16][width / line][16][line], so that a row is cut into lines, of
+ * QR_LINE elements in bf16 and QR_LINE_INT8 in int8, 16 lines apart. */
+enum { QR_LINE = 32, QR_LINE_INT8 = 64 };
 typedef struct qr_rows {
     void *data;
-    size_t width; /* elements of a row as stored; a multiple of QR_LINE in tiles */
-    int bf16, tiled;
-    float *scales; /* [n_rows], or NULL; if not NULL, data is int8_t, contiguous, and this what to multiply a row by */
+    size_t width; /* elements of a row as stored; whole lines in tiles */
+    int bf16, int8, tiled;
+    float *scales; /* of int8: [n_rows], what to multiply a row by */
 } qr_rows;
 
 typedef struct qr_row {
@@ -36,9 +36,9 @@ typedef struct qr_row {
 
 static inline qr_row qr_row_at(const qr_rows *rows, size_t r)
 {
-    if (!rows->bf16) return (qr_row){(float *) rows->data + r * rows->width, 0, QR_LINE};
-    if (!rows->tiled) return (qr_row){(uint16_t *) rows->data + r * rows->width, 1, QR_LINE};
-    return (qr_row){(uint16_t *) rows->data + r / 16 * 16 * rows->width + r % 16 * QR_LINE, 1, QR_TILE};
+    size_t es = rows->int8 ? sizeof(int8_t) : rows->bf16 ? sizeof(uint16_t) : sizeof(float), line = rows->int8 ? QR_LINE_INT8 : QR_LINE;
+    if (!rows->tiled) return (qr_row){(char *) rows->data + r * rows->width * es, rows->bf16, line};
+    return (qr_row){(char *) rows->data + (r / 16 * 16 * rows->width + r % 16 * line) * es, rows->bf16, 16 * line};
 }
 
 /* Keys and values of one KV head, in f32 or, as pairs that one dot product takes together, in bf16:
@@ -105,11 +105,11 @@ typedef struct qr_kernels {
     void (*affine_u8)(float *y, const uint8_t *q, size_t n, float scale, float bias);
     /* c[m][nb] = a[m][k] . b^T for m = rows; b packed in panels. Portable GEMM, used where oneDNN is absent. */
     void (*gemm)(float *c, const float *a, const float *b, size_t rows, size_t k, size_t nb);
-    /* y [n] = round(x / scale) in -127 .. 127, x and y [n]; returns scale = max |x| / 127, 0 if all are zero, NaN if one is not finite.
+    /* y [n] int8 = round(x / scale) in -127 .. 127, x [n]; returns scale = max |x| / 127, 0 if all are zero, NaN if one is not finite.
      * factors not NULL: x is first multiplied by them [n], in place. block > 0, a power of two of at least QR_KEY_BLOCK that divides n: x
      * is then rotated, in place: by the unscaled Hadamard transform of each block, which spreads what single elements hold. Products of
      * rotated rows are `block` times as large. */
-    float (*quantize)(int8_t *y, float *x, size_t n, const float *factors, size_t block);
+    float (*quantize)(qr_row y, float *x, size_t n, const float *factors, size_t block);
     /* c [rows][nb], sums of products of 8-bit integers (int32_t in the place of floats), to f32 times both scales */
     void (*dequantize)(float *c, size_t rows, size_t nb, const float *row_scales, const float *column_scales);
 } qr_kernels;

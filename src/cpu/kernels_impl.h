@@ -317,7 +317,19 @@ static void rotate(float *x, size_t n, size_t block)
     }
 }
 
-static float quantize(int8_t *y, float *x, size_t n, const float *factors, size_t block)
+/* y [n] = the nearest integers to x * inverse, which are within 127 */
+static inline void narrow_i8(int8_t *y, const float *x, size_t n, float inverse)
+{
+    const float magic = 0x1.8p23f; /* adding it leaves the nearest integer in the lowest bits */
+    for (size_t i = 0; i < n; i++) {
+        float shifted = x[i] * inverse + magic;
+        uint32_t bits;
+        memcpy(&bits, &shifted, sizeof bits);
+        y[i] = (int8_t) (uint8_t) bits;
+    }
+}
+
+static float quantize(qr_row y, float *x, size_t n, const float *factors, size_t block)
 {
     if (factors != NULL)
         for (size_t i = 0; i < n; i++) x[i] *= factors[i];
@@ -331,18 +343,14 @@ static float quantize(int8_t *y, float *x, size_t n, const float *factors, size_
     }
     float largest;
     memcpy(&largest, &most, sizeof largest);
-    if (most >= 0x7f800000u || largest < 0x1p-100f) { /* all zero, or so small that 127 / largest is not finite */
-        memset(y, 0, n);
-        return most >= 0x7f800000u ? NAN : 0;
+    int finite = most < 0x7f800000u, any = finite && largest >= 0x1p-100f; /* or all zero, or so small that 127 / largest is not finite */
+    float inverse = any ? 127.0f / largest : 0;
+    int8_t *to = y.at;
+    for (size_t i = 0; i < n; i += QR_LINE_INT8, to += y.line) {
+        if (n - i >= QR_LINE_INT8) narrow_i8(to, x + i, QR_LINE_INT8, inverse);
+        else narrow_i8(to, x + i, n - i, inverse);
     }
-    const float inverse = 127.0f / largest, magic = 0x1.8p23f; /* adding it leaves the nearest integer in the lowest bits */
-    for (size_t i = 0; i < n; i++) {
-        float shifted = x[i] * inverse + magic;
-        uint32_t bits;
-        memcpy(&bits, &shifted, sizeof bits);
-        y[i] = (int8_t) (uint8_t) bits;
-    }
-    return largest / 127.0f;
+    return any ? largest / 127.0f : finite ? 0 : NAN;
 }
 
 static void dequantize(float *c, size_t rows, size_t nb, const float *row_scales, const float *column_scales)

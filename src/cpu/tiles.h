@@ -1,7 +1,8 @@
 /* The AMX instructions that we use, on full tiles of 16 rows of 64 bytes, or, with QR_EMULATE_TILES, functions that do the same anywhere:
  * tests prove the layouts and loops on machines that lack AMX. Tile numbers must be constants.
  *
- * A product of tiles, c[16][16] f32 += a[16][32] . b, takes b as [16][16][2]: two elements of k side by side, for 16 columns. */
+ * A product of tiles takes four bytes of k side by side, for 16 columns: in bf16, c[16][16] f32 += a[16][32] . b, with b [16][16][2]; in
+ * int8, both sides signed, c[16][16] int32 += a[16][64] . b, with b [16][16][4]. */
 #ifndef QR_CPU_TILES_H
 #define QR_CPU_TILES_H
 
@@ -54,17 +55,33 @@ static inline float tile_widen(const unsigned char *at)
  * are added to c. A product is not rounded before it is added. */
 static inline void tile_dot_bf16(int c, int a, int b)
 {
+    float x[16][32], y[32][16], row[16]; /* copies, of which compilers make vectors */
+    for (size_t i = 0; i < 16 * 32; i++) {
+        x[i / 32][i % 32] = tile_widen(tile_data[a] + i * 2);
+        y[i / 32 * 2 + i % 2][i % 32 / 2] = tile_widen(tile_data[b] + i * 2);
+    }
     for (size_t m = 0; m < 16; m++) {
-        float sums[16][2] = {{0}}, row[16];
-        for (size_t k = 0; k < 16; k++)
-            for (size_t n = 0; n < 16; n++)
-                for (size_t e = 0; e < 2; e++)
-                    sums[n][e] = tile_flush(fmaf(tile_widen(tile_data[a] + m * 64 + k * 4 + e * 2),
-                                                 tile_widen(tile_data[b] + k * 64 + n * 4 + e * 2), sums[n][e]));
+        float sums[2][16] = {{0}};
+        for (size_t k = 0; k < 32; k++)
+            for (size_t n = 0; n < 16; n++) sums[k % 2][n] = tile_flush(fmaf(x[m][k], y[k][n], sums[k % 2][n]));
         memcpy(row, tile_data[c] + m * 64, sizeof row);
-        for (size_t n = 0; n < 16; n++) row[n] = tile_flush(tile_flush(row[n]) + tile_flush(sums[n][0] + sums[n][1]));
+        for (size_t n = 0; n < 16; n++) row[n] = tile_flush(tile_flush(row[n]) + tile_flush(sums[0][n] + sums[1][n]));
         memcpy(tile_data[c] + m * 64, row, sizeof row);
     }
+}
+
+static inline void tile_dot_int8(int c, int a, int b)
+{
+    int32_t sums[16][16], x[16][64], y[64][16];
+    memcpy(sums, tile_data[c], sizeof sums);
+    for (size_t i = 0; i < 16 * 64; i++) {
+        x[i / 64][i % 64] = (tile_data[a][i] ^ 0x80) - 0x80; /* the sign */
+        y[i / 64 * 4 + i % 4][i % 64 / 4] = (tile_data[b][i] ^ 0x80) - 0x80;
+    }
+    for (size_t m = 0; m < 16; m++)
+        for (size_t k = 0; k < 64; k++)
+            for (size_t n = 0; n < 16; n++) sums[m][n] += x[m][k] * y[k][n];
+    memcpy(tile_data[c], sums, sizeof sums);
 }
 
 #else
@@ -99,6 +116,7 @@ static inline void tiles_end(void) { _tile_release(); }
     } while (0)
 #define tile_store(t, to, stride) _tile_stored(t, to, stride)
 #define tile_dot_bf16(c, a, b) _tile_dpbf16ps(c, a, b)
+#define tile_dot_int8(c, a, b) _tile_dpbssd(c, a, b)
 #endif
 
 #endif

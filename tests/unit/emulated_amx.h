@@ -4,7 +4,7 @@
 
 #include "cpu/gemm.h"
 
-/* Needs AVX512-BF16 (features.native_bf16); NULL in builds for processors that cannot have it. */
+/* Needs AVX512-BF16 (features.found); NULL in builds for processors that cannot have it. */
 extern const qr_gemm_provider *const emulated_amx;
 
 #endif

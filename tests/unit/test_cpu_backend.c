@@ -8,6 +8,7 @@
 #include "engine/backend.h"
 
 #include <math.h>
+#include <stdatomic.h>
 
 extern const qr_backend_ops qr_backend_cpu;
 
@@ -268,29 +269,38 @@ static void test_int8_golden(void **state)
     }
 }
 
-/* Nothing to judge it by: refused. What is opened gives the same bits whatever else is in the batch. */
+/* Margins [n] of all cases, one after the other; the same bits whatever else is in the batch. */
+static size_t int8_margins(const char *checkpoint, double *margins)
+{
+    fixture f = open_fixture(checkpoint);
+    own_prompts prompts;
+    make_prompts(&prompts, &f);
+    qr_backend *b;
+    double together[64];
+    size_t order[64] = {0}, n = f.n;
+    for (size_t i = 0; i < n; i++) order[i] = n - 1 - i;
+    (void) open_int8_anyway(&b, &f, &prompts, 1, 256, 0);
+    for (size_t i = 0; i < n; i++) score(b, &f.golden, &i, 1, &margins[i]);
+    qr_backend_cpu.close(b);
+    (void) open_int8_anyway(&b, &f, &prompts, 3, 4096, 1 << 20);
+    score(b, &f.golden, order, n, together);
+    for (size_t i = 0; i < n; i++) assert_true(together[i] == margins[order[i]]);
+    qr_backend_cpu.close(b);
+    close_fixture(&f);
+    return n;
+}
+
+/* Nothing to judge it by: refused. */
 static void test_int8(void **state)
 {
     (void) state;
     fixture f = open_fixture("micro-1");
-    own_prompts prompts;
-    make_prompts(&prompts, &f);
     qr_backend *b;
     qr_error err = {0};
+    double margins[64];
     assert_int_equal(open_int8(&b, &f, NULL, 1, 1024, 0, &err), QR_E_UNSUPPORTED);
     assert_null(b);
-    if (qr_cpu_get()->native_int8) {
-        double alone[64], margins[64];
-        size_t order[64];
-        for (size_t i = 0; i < f.n; i++) order[i] = f.n - 1 - i;
-        (void) open_int8_anyway(&b, &f, &prompts, 1, 256, 0);
-        for (size_t i = 0; i < f.n; i++) score(b, &f.golden, &i, 1, &alone[i]);
-        qr_backend_cpu.close(b);
-        (void) open_int8_anyway(&b, &f, &prompts, 3, 4096, 1 << 20);
-        score(b, &f.golden, order, f.n, margins);
-        for (size_t i = 0; i < f.n; i++) assert_true(margins[i] == alone[order[i]]);
-        qr_backend_cpu.close(b);
-    }
+    if (qr_cpu_get()->native_int8) int8_margins("micro-1", margins);
     close_fixture(&f);
 }
 
@@ -496,6 +506,53 @@ static void test_amx(void **state)
     qr_gemm_tiled = NULL;
 }
 
+static atomic_size_t n_tiled, n_wrong;
+
+static int tiled_run(qr_gemm_kernel *kernel, int thread, void *c, const void *a, const void *packed, size_t n_rows)
+{
+    atomic_fetch_add(&n_tiled, 1);
+    return emulated_amx->run(kernel, thread, c, a, packed, n_rows);
+}
+
+static int wrong_run(qr_gemm_kernel *kernel, int thread, void *c, const void *a, const void *packed, size_t n_rows)
+{
+    int failed = emulated_amx->run(kernel, thread, c, a, packed, n_rows);
+    atomic_fetch_add(&n_wrong, 1);
+    ++*(int32_t *) c;
+    return failed;
+}
+
+/* Int8 on AMX. Sums of integers are exact, so that with attention by the same code a margin has the same bits by tiles, by the other
+ * kernel, and where tiles are wrong and left alone. With attention on tiles it is as close to the golden one as any int8. */
+static void test_amx_int8(void **state)
+{
+    (void) state;
+    static const char *const names[] = {"micro-1", "untied-1", "odd-7"};
+    if (emulated_amx == NULL || qr_cpu_get()->found < QR_ISA_AVX512_BF16 || !qr_cpu_get()->native_int8) skip();
+    qr_gemm_provider tiled = *emulated_amx, wrong = *emulated_amx;
+    tiled.attend = wrong.attend = qr_attend_bf16;
+    tiled.run = tiled_run;
+    wrong.run = wrong_run;
+    for (size_t k = 0; k < sizeof names / sizeof names[0]; k++) {
+        double expected[64], by_tiles[64], fallen_back[64];
+        size_t n = int8_margins(names[k], expected), n_runs = atomic_load(&n_tiled);
+        qr_gemm_tiled = &tiled;
+        int8_margins(names[k], by_tiles);
+        qr_gemm_tiled = &wrong;
+        int8_margins(names[k], fallen_back);
+        qr_gemm_tiled = NULL;
+        assert_memory_equal(by_tiles, expected, n * sizeof *expected);
+        assert_memory_equal(fallen_back, expected, n * sizeof *expected);
+        assert_true(atomic_load(&n_tiled) > n_runs + 100);
+    }
+    assert_true(atomic_load(&n_wrong) > 0);
+    qr_gemm_tiled = emulated_amx;
+    check_int8_golden("micro-1", 0);
+    check_int8_golden("untied-1", 1);
+    int8_margins("micro-1", (double[64]){0});
+    qr_gemm_tiled = NULL;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -510,6 +567,7 @@ int main(void)
         cmocka_unit_test(test_common_beginnings),
         cmocka_unit_test(test_first_ids),
         cmocka_unit_test(test_amx),
+        cmocka_unit_test(test_amx_int8),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -157,11 +157,9 @@ static void test_amx(void **state)
     qr_gemm_tiled = NULL;
 }
 
-/* Rows and weights of few values: integers hold them exactly, so that the product is exact but for the scales' rounding. */
-static void test_int8(void **state)
+/* Rows and weights of few values, as 8 bits hold them; past their ends anything may stand. */
+static void check_int8(void)
 {
-    (void) state;
-    if (!qr_cpu_get()->native_int8) skip();
     for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++)
         for (int turned = 0; turned < 2; turned++) {
             size_t k = shapes[s].k, n = shapes[s].n, nb = shapes[s].nb, rotation = turned ? qr_gemm_rotation(k) : 0, m = QR_TILE_ROWS;
@@ -181,16 +179,20 @@ static void test_int8(void **state)
             qr_error err = {0};
             if (qr_gemm_lib_open(&lib, QR_GEMM_INT8, 1, 2, &err) != QR_OK) fail_msg("%s", err.msg);
             if (qr_gemm_pack(&g, lib, k, n, nb, (n + map.used - 1) / map.used, &source, &err) != QR_OK) fail_msg("%s", err.msg);
-            qr_rows eight = {.data = malloc(m * k), .width = k, .scales = malloc(m * sizeof(float))};
+            qr_rows eight = qr_gemm_lib_operand(lib, k);
+            eight.data = malloc(m * eight.width);
+            eight.scales = malloc(m * sizeof(float));
+            memset(eight.data, 0x55, m * eight.width);
             for (size_t r = 0; r < m; r++) {
                 memcpy(wide, a + r * k, k * sizeof *wide);
-                eight.scales[r] = qr_kernels_get()->quantize((int8_t *) eight.data + r * k, wide, k, g.factors, g.rotation);
+                eight.scales[r] = qr_kernels_get()->quantize(qr_row_at(&eight, r), wide, k, g.factors, g.rotation);
             }
-            for (size_t b = 0; b < g.n_blocks; b++) {
-                qr_gemm_tile(&g, lib, 1, c, &eight, 0, qr_gemm_block(&g, lib, 1, b), m);
-                for (size_t r = 0; r < m; r++)
+            for (size_t b = 0; b < g.n_blocks * 2; b++) {
+                size_t tile = b % 2 ? QR_TILE_ROWS_SMALL : QR_TILE_ROWS;
+                qr_gemm_tile(&g, lib, 1, c, &eight, 0, qr_gemm_block(&g, lib, 1, b / 2), tile);
+                for (size_t r = 0; r < tile; r++)
                     for (size_t j = 0; j < nb; j++) {
-                        size_t row = row_of(&map, b, j);
+                        size_t row = row_of(&map, b / 2, j);
                         double sum = 0, size = 0;
                         for (size_t i = 0; i < k && row != QR_SIZE_NONE; i++) {
                             sum += (double) a[r * k + i] * (double) w[row * k + i];
@@ -209,6 +211,75 @@ static void test_int8(void **state)
         }
 }
 
+static void test_int8(void **state)
+{
+    (void) state;
+    if (!qr_cpu_get()->native_int8) skip();
+    check_int8();
+}
+
+static void need_emulation(void)
+{
+    if (emulated_amx == NULL || qr_cpu_get()->found < QR_ISA_AVX512_BF16) skip();
+}
+
+static void test_amx_int8(void **state)
+{
+    (void) state;
+    need_emulation();
+    qr_gemm_tiled = emulated_amx;
+    check_int8();
+    qr_gemm_tiled = NULL;
+}
+
+/* Sums of integers are exact, those of bf16 the same bits in tiles of both sizes, over edges of all kinds. */
+static void check_products(qr_gemm_type type, size_t k, size_t nb)
+{
+    size_t es = qr_gemm_type_size(type), line = 64 / es, width = (k + line - 1) / line * line, m = QR_TILE_ROWS, packed_elements;
+    qr_rows tiles = {.width = width, .bf16 = es == 2, .int8 = es == 1, .tiled = 1};
+    unsigned char *a = malloc(m * k * es), *w = malloc(nb * k * es);
+    int32_t *expected = malloc(m * nb * sizeof *expected), *c = aligned_alloc(64, m * nb * sizeof *c);
+    qr_gemm_kernel *kernel;
+    qr_error err = {0};
+    if (emulated_amx->open(&kernel, type, k, nb, 1, &packed_elements, &err) != QR_OK) fail_msg("%s", err.msg);
+    void *packed = malloc(packed_elements * es);
+    for (size_t i = 0; i < m * k * es; i++) seed = seed * 1664525u + 1013904223u, a[i] = (unsigned char) (seed >> 24);
+    for (size_t i = 0; i < nb * k * es; i++) seed = seed * 1664525u + 1013904223u, w[i] = (unsigned char) (seed >> 24);
+    for (size_t i = 1; es == 2 && i < m * k * es; i += 2) a[i] = (unsigned char) (0x3c | (a[i] & 0x83)); /* 2^-7 to 2 of either sign */
+    for (size_t i = 1; es == 2 && i < nb * k * es; i += 2) w[i] = (unsigned char) (0x3c | (w[i] & 0x83));
+    tiles.data = calloc(m * width, es);
+    if (es == 1) memset(tiles.data, 0x55, m * width); /* past k: weights are zero there, which times any integer is zero */
+    for (size_t r = 0; r < m; r++) {
+        qr_row row = qr_row_at(&tiles, r);
+        for (size_t i = 0; i < k; i++) memcpy((char *) row.at + (i / line * row.line + i % line) * es, a + (r * k + i) * es, es);
+    }
+    for (size_t r = 0; r < m * nb; r++) {
+        expected[r] = 0;
+        for (size_t i = 0; es == 1 && i < k; i++) expected[r] += (int8_t) a[r / nb * k + i] * (int8_t) w[r % nb * k + i];
+    }
+    assert_int_equal(emulated_amx->pack(kernel, 0, packed, w), 0);
+    if (es == 2) assert_int_equal(emulated_amx->run(kernel, 0, expected, tiles.data, packed, m), 0);
+    for (size_t tile = QR_TILE_ROWS_SMALL; tile <= QR_TILE_ROWS; tile += QR_TILE_ROWS - QR_TILE_ROWS_SMALL) {
+        memset(c, 0xff, m * nb * sizeof *c);
+        assert_int_equal(emulated_amx->run(kernel, 0, c, tiles.data, packed, tile), 0);
+        assert_memory_equal(c, expected, tile * nb * sizeof *c);
+        for (size_t r = tile * nb; r < m * nb; r++) assert_int_equal(c[r], -1);
+    }
+    emulated_amx->close(kernel);
+    free(a), free(w), free(tiles.data), free(expected), free(c), free(packed);
+}
+
+static void test_amx_products(void **state)
+{
+    (void) state;
+    need_emulation();
+    static const size_t edges[][2] = {{1, 16}, {63, 32}, {640, 48}, {1100, 80}, {2500, 16}};
+    for (size_t i = 0; i < sizeof edges / sizeof edges[0]; i++) {
+        check_products(QR_GEMM_BF16, edges[i][0], edges[i][1]);
+        check_products(QR_GEMM_INT8, edges[i][0], edges[i][1]);
+    }
+}
+
 /* A kernel that is wrong on this very processor must not be used. */
 static int wrong_run(qr_gemm_kernel *kernel, int thread, void *c, const void *a, const void *packed, size_t n_rows)
 {
@@ -217,20 +288,34 @@ static int wrong_run(qr_gemm_kernel *kernel, int thread, void *c, const void *a,
     return failed;
 }
 
+/* Whether libraries of a type multiply tiles. */
+static int uses_tiles(qr_gemm_type type, const qr_gemm_provider *provider)
+{
+    qr_gemm_lib *lib;
+    qr_error err = {0};
+    qr_gemm_tiled = provider;
+    assert_int_equal(qr_gemm_lib_open(&lib, type, 1, 1, &err), QR_OK);
+    int tiled = qr_gemm_lib_operand(lib, 40).tiled;
+    qr_gemm_lib_close(lib);
+    qr_gemm_tiled = NULL;
+    return tiled;
+}
+
 static void test_wrong_kernel(void **state)
 {
     (void) state;
-    if (!qr_cpu_get()->native_bf16) skip();
+    need_emulation();
     qr_gemm_provider wrong = *emulated_amx;
     wrong.run = wrong_run;
+    static const qr_gemm_type types[] = {QR_GEMM_BF16, QR_GEMM_INT8};
+    for (size_t t = 0; t < 2; t++) {
+        assert_true(uses_tiles(types[t], emulated_amx));
+        assert_false(uses_tiles(types[t], &wrong));
+    }
     qr_gemm_tiled = &wrong;
-    qr_gemm_lib *lib;
-    qr_error err = {0};
-    assert_int_equal(qr_gemm_lib_open(&lib, QR_GEMM_BF16, 1, 1, &err), QR_OK);
-    assert_false(qr_gemm_lib_rows(lib, 40).tiled);
-    qr_gemm_lib_close(lib);
+    if (qr_cpu_get()->native_bf16) check(1, QR_T_BF16, 64, 128, 128, 128);
+    if (qr_cpu_get()->native_int8) check_int8();
     qr_gemm_tiled = NULL;
-    check(1, QR_T_BF16, 64, 128, 128, 128);
 }
 
 static void test_out_of_memory(void **state)
@@ -312,7 +397,9 @@ static void test_mlx(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_f32),  cmocka_unit_test(test_mlx),          cmocka_unit_test(test_bf16),         cmocka_unit_test(test_amx),
-        cmocka_unit_test(test_int8), cmocka_unit_test(test_wrong_kernel), cmocka_unit_test(test_out_of_memory)};
+        cmocka_unit_test(test_f32),          cmocka_unit_test(test_mlx),          cmocka_unit_test(test_bf16),
+        cmocka_unit_test(test_amx),          cmocka_unit_test(test_int8),         cmocka_unit_test(test_amx_int8),
+        cmocka_unit_test(test_amx_products), cmocka_unit_test(test_wrong_kernel), cmocka_unit_test(test_out_of_memory),
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -111,7 +111,7 @@ static void test_rmsnorm(void **state)
             }
 }
 
-/* Integers are within half a step of the row, rotated or not, and rotation changes no product. */
+/* Integers are within half a step of the row, rotated or not, and rotation changes no product. In lines of a tile they are the same. */
 static void test_quantize(void **state)
 {
     (void) state;
@@ -121,9 +121,11 @@ static void test_quantize(void **state)
     for (size_t v = 0; v < n_variants; v++)
         for (size_t l = 0; l < sizeof cases / sizeof cases[0]; l++) {
             size_t n = cases[l].n, block = cases[l].block;
-            guarded gx, gw, gf, gy;
+            size_t n_tiled = (n - 1) / QR_LINE_INT8 * 16 * QR_LINE_INT8 + (n - 1) % QR_LINE_INT8 + 1;
+            guarded gx, gw, gf, gy, gt;
             float *x = guard(&gx, n * 4), *w = guard(&gw, n * 4), *factors = guard(&gf, n * 4);
-            int8_t *y = guard(&gy, n);
+            int8_t *y = guard(&gy, n), *tiled = guard(&gt, n_tiled);
+            qr_row row = {y, 0, QR_LINE_INT8};
             double before = 0, after = 0, size = 0, largest = 0;
             fill(x, n, 2);
             fill(w, n, 1);
@@ -133,8 +135,8 @@ static void test_quantize(void **state)
                 before += (double) x[i] * (double) w[i];
                 w[i] /= factors[i];
             }
-            (void) variants[v]->quantize(y, w, n, NULL, block); /* leaves w rotated */
-            double scale = (double) variants[v]->quantize(y, x, n, factors, block);
+            (void) variants[v]->quantize(row, w, n, NULL, block); /* leaves w rotated */
+            double scale = (double) variants[v]->quantize(row, x, n, factors, block);
             for (size_t i = 0; i < n; i++) {
                 after += (double) x[i] * (double) w[i] / (block ? (double) block : 1);
                 size += fabs((double) x[i] * (double) w[i]);
@@ -145,16 +147,23 @@ static void test_quantize(void **state)
             check_close(scale, largest / 127, 1e-6, 0);
             check_close(after, before, 0, 1e-5 * size + 1e-5);
             if (block >= 128) assert_true(largest < 100 * 2 * sqrt((double) block) / 2); /* spread over the block */
+            memset(tiled, -128, n_tiled);
+            check_close((double) variants[v]->quantize((qr_row){tiled, 0, 16 * QR_LINE_INT8}, x, n, NULL, 0), scale, 0, 0);
+            for (size_t i = 0; i < n_tiled; i++) {
+                size_t line = i / QR_LINE_INT8, in_line = i % QR_LINE_INT8;
+                assert_int_equal(tiled[i], line % 16 == 0 ? y[line / 16 * QR_LINE_INT8 + in_line] : -128);
+            }
             memset(x, 0, n * 4);
-            assert_true(variants[v]->quantize(y, x, n, NULL, block) == 0 && y[n - 1] == 0);
+            assert_true(variants[v]->quantize(row, x, n, NULL, block) == 0 && y[n - 1] == 0);
             x[n - 1] = NAN;
-            assert_true(isnan(variants[v]->quantize(y, x, n, NULL, block)));
+            assert_true(isnan(variants[v]->quantize(row, x, n, NULL, block)));
             x[n - 1] = INFINITY;
-            assert_true(isnan(variants[v]->quantize(y, x, n, NULL, block)));
+            assert_true(isnan(variants[v]->quantize(row, x, n, NULL, block)));
             unguard(&gx);
             unguard(&gw);
             unguard(&gf);
             unguard(&gy);
+            unguard(&gt);
         }
 }
 
@@ -435,7 +444,7 @@ static void run_attend(qr_attend_fn attend, float *out, const void *q, size_t n_
                    .scale = scale,
                    .own = {own->kt, own->vs, own->n},
                    .first_pos = first,
-                   .out = {out, group * hd, 0, 0, NULL},
+                   .out = {.data = out, .width = group * hd},
                    .scratch = scratch};
     if (prefix->n > 0) a.prefix = (qr_kv){prefix->kt, prefix->vs, prefix->n};
     attend(&a);
