@@ -85,7 +85,9 @@ __attribute__((target("avx512f,avx512vnni"))) static float spin_vnni(double *ops
     return (float) _mm512_reduce_add_epi32(all);
 }
 
-__attribute__((target("avx512f,amx-tile,amx-bf16"))) static float spin_amx(double *ops)
+#define AMX_TARGET target("avx512f,amx-tile,amx-bf16,amx-int8")
+
+__attribute__((AMX_TARGET, always_inline)) static inline float spin_tiles(double *ops, const int int8)
 {
     enum { TILE_ROUNDS = 1 << 18 };
     struct {
@@ -109,24 +111,35 @@ __attribute__((target("avx512f,amx-tile,amx-bf16"))) static float spin_amx(doubl
     _tile_loadd(6, zeros, 64);
     _tile_loadd(7, zeros, 64);
     for (int n = 0; n < TILE_ROUNDS; n++) {
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
+        if (int8) {
+            _tile_dpbssd(0, 4, 6);
+            _tile_dpbssd(1, 4, 7);
+            _tile_dpbssd(2, 5, 6);
+            _tile_dpbssd(3, 5, 7);
+        } else {
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
     }
     float out[16 * 16];
     _tile_stored(0, out, 64);
     _tile_release();
-    *ops = 2.0 * 16 * 16 * 32 * 4 * TILE_ROUNDS;
+    *ops = 2.0 * 16 * 16 * (int8 ? 64 : 32) * 4 * TILE_ROUNDS;
     return out[0];
 }
+
+__attribute__((AMX_TARGET)) static float spin_amx(double *ops) { return spin_tiles(ops, 0); }
+__attribute__((AMX_TARGET)) static float spin_amx_int8(double *ops) { return spin_tiles(ops, 1); }
 
 static spin choose(qr_gemm_type type, const char **unit)
 {
     qr_isa isa = qr_cpu_get()->isa;
     int bf16 = type == QR_GEMM_BF16;
+    if (type == QR_GEMM_INT8 && qr_cpu_get()->amx_int8) return *unit = "TDPBSSD", spin_amx_int8;
     if (type == QR_GEMM_INT8 && qr_cpu_get()->avx_vnni) return *unit = "VPDPBUSD of 256 bits", spin_avx_vnni;
-    if (type == QR_GEMM_INT8 && isa < QR_ISA_AMX && qr_cpu_get()->native_int8) return *unit = "VPDPBUSD", spin_vnni;
+    if (type == QR_GEMM_INT8 && qr_cpu_get()->native_int8) return *unit = "VPDPBUSD", spin_vnni;
     if (type == QR_GEMM_INT8) return *unit = "none", NULL;
     if (bf16 && isa >= QR_ISA_AMX) return *unit = "TDPBF16PS", spin_amx;
     if (bf16 && isa >= QR_ISA_AVX512_BF16) return *unit = "VDPBF16PS", spin_bf16;
