@@ -251,6 +251,13 @@ static qr_dtype parse_dtype(const char *word)
     return QR_DTYPE_AUTO;
 }
 
+/* What only a benchmark wants to know of the start: how the kernels were chosen, where there was a choice. */
+static void print_detail(void *arg, qr_log_level level, const char *message)
+{
+    (void) arg;
+    if (level == QR_LOG_DEBUG) printf("kernel    %s\n", message);
+}
+
 int main(int argc, char **argv)
 {
     static const struct option options[] = {{"model", 1, NULL, 'm'},
@@ -266,7 +273,7 @@ int main(int argc, char **argv)
                                             {"help", 0, NULL, 'h'},
                                             {"memory", 1, NULL, 'M'},
                                             {0}};
-    qr_options o = {.warm_up = 1, .backend = "cpu"};
+    qr_options o = {.warm_up = 1, .backend = "cpu", .log = print_detail};
     const char *csv = NULL;
     int repeats = 3;
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {

@@ -122,6 +122,7 @@ static qr_status open_type(qr_backend **out, const qr_backend_cfg *cfg, qr_gemm_
     if (status == QR_OK) status = qr_gemm_lib_open(&b->lib, type, may_tile, b->threads, err);
     if (status == QR_OK)
         status = qr_packed_model_open(&b->model, cfg->model, b->lib, max_tokens, cfg->yes_id, cfg->no_id, plan, small, err);
+    if (status == QR_OK && cfg->log != NULL) qr_gemm_lib_log(b->lib, cfg->log, cfg->log_arg);
     if (status == QR_OK) status = qr_forward_open(&b->forward, &b->model, b->threads, max_tokens, err);
     if (status != QR_OK) {
         cpu_close(b);

@@ -2,24 +2,31 @@
 #include "cpu/gemm.h"
 
 #include "base/mem.h"
+#include "base/system.h"
 #include "cpu/features.h"
 #include "cpu/kernels.h"
 #include "cpu/tensor_f32.h"
 
+#include <math.h>
 #include <omp.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 
 enum {
     MAX_INT8_K = 1 << 16, /* 255 * 127 * 2^16 < 2^31 */
+    MAX_ROUNDS = 8,
 };
+static const double search_seconds = 2e-3; /* for the fastest order of a shape, about, at most; a model has three or four shapes */
 
 struct qr_gemm_plan {
     size_t k, nb;
     size_t packed_elements; /* of one block */
     const qr_gemm_provider *provider;
     qr_gemm_kernel *kernel;
-    int small_tiles; /* 16-row tiles give bitwise the rows of 64-row tiles */
+    int small_tiles;      /* 16-row tiles give bitwise the rows of 64-row tiles */
+    size_t order;         /* in use, where the provider has several */
+    double order_seconds; /* of 64 rows in it, one thread */
     qr_gemm_plan *next;
 };
 
@@ -126,6 +133,19 @@ qr_attend_fn qr_gemm_lib_attend(const qr_gemm_lib *lib, size_t head_dim)
     return tiles ? units->attend : qr_attend_bf16;
 }
 
+void qr_gemm_lib_log(const qr_gemm_lib *lib, qr_log_fn log, void *arg)
+{
+    char line[256];
+    for (const qr_gemm_plan *plan = lib->plans; plan != NULL; plan = plan->next) {
+        const qr_gemm_provider *provider = plan->provider;
+        if (provider->orders == NULL) continue;
+        snprintf(line, sizeof line, "%s: %d x %zu x %zu %s: %s, %.0f Gop/s on one thread", provider->name, QR_TILE_ROWS, plan->k, plan->nb,
+                 qr_gemm_type_name(lib->type), provider->orders->name(plan->order),
+                 2e-9 * QR_TILE_ROWS * (double) (plan->k * plan->nb) / plan->order_seconds);
+        log(arg, QR_LOG_DEBUG, line);
+    }
+}
+
 /* Fills n elements of the arithmetic type with small values of many different roundings. */
 static void fill(void *x, qr_gemm_type type, size_t n, uint32_t seed)
 {
@@ -176,6 +196,29 @@ static int is_product(const void *c, const void *a, const void *w, qr_gemm_type 
     return 1;
 }
 
+/* Of the orders in which the provider can multiply, keeps the one that is fastest here: by its best of several rounds of all, since
+ * machines are shared and clocks change. 0 if one does not give the bits `expected` [QR_TILE_ROWS][nb]. spare: as large. */
+static int choose_order(qr_gemm_plan *plan, float *spare, const float *expected, const void *a, const void *packed)
+{
+    const qr_gemm_orders *orders = plan->provider->orders;
+    double spent = 0;
+    plan->order_seconds = INFINITY;
+    for (size_t round = 0; round < MAX_ROUNDS && spent < search_seconds; round++)
+        for (size_t i = 0; i < orders->n; i++) {
+            orders->use(plan->kernel, i);
+            double start = qr_now();
+            int failed = plan->provider->run(plan->kernel, 0, spare, a, packed, QR_TILE_ROWS);
+            double seconds = qr_now() - start;
+            if (failed || memcmp(spare, expected, QR_TILE_ROWS * plan->nb * sizeof *spare) != 0) return 0;
+            spent += seconds;
+            if (seconds >= plan->order_seconds) continue;
+            plan->order_seconds = seconds;
+            plan->order = i;
+        }
+    orders->use(plan->kernel, plan->order);
+    return 1;
+}
+
 /* Scores may not depend on where in a tile a row lies, nor on the tile's size. No library promises that, so it is checked when a shape
  * is first used: one row in all 64 places must give 64 equal results, and the 16-row kernel the same ones. Without the second, small
  * tiles are not used; without the first, the kernel is not. (oneDNN 2.6 fails on AVX2, where matmul falls back to its old GEMM.) The
@@ -209,6 +252,9 @@ static qr_status check_rows(qr_gemm_lib *lib, qr_gemm_plan *plan, int *place_mat
     }
     plan->small_tiles = memcmp(c, small, QR_TILE_ROWS_SMALL * plan->nb * sizeof *c) == 0;
     for (size_t r = 1; r < QR_TILE_ROWS; r++) *place_matters |= memcmp(c, c + r * plan->nb, plan->nb * sizeof *c) != 0;
+    if (plan->provider->orders != NULL && !choose_order(plan, small, c, a, p))
+        status = qr_fail(err, QR_E_BACKEND, "%s: a product of %d x %zu x %zu depends on the order of its blocks", plan->provider->name,
+                         QR_TILE_ROWS, plan->k, plan->nb);
 done:
     qr_pages_free(a, a_bytes);
     qr_pages_free(row, a_bytes);

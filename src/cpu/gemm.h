@@ -90,6 +90,8 @@ void qr_gemm_tile(const qr_gemm *gemm, qr_gemm_lib *lib, int thread, float *c, c
 size_t qr_gemm_tile_rows(const qr_gemm *gemm, size_t left);
 /* Attention in bf16, on the units that multiply tiles if it is right there, whatever the products are done by; NULL in f32. */
 qr_attend_fn qr_gemm_lib_attend(const qr_gemm_lib *lib, size_t head_dim);
+/* A line for each shape whose kernel had a choice: what was measured when it was opened. */
+void qr_gemm_lib_log(const qr_gemm_lib *lib, qr_log_fn log, void *arg);
 /* A product failed (a library error); the output is not valid. Checked once per batch instead of once per tile. */
 int qr_gemm_failed(const qr_gemm_lib *lib);
 
@@ -100,6 +102,12 @@ double qr_gemm_library_rate(qr_gemm_type type, size_t m, size_t k, size_t n, int
 /* ---- what a kernel library provides (gemm_amx.c, gemm_onednn.c, gemm_blas.c, gemm_plain.c) -------------------------------------- */
 
 typedef struct qr_gemm_kernel qr_gemm_kernel; /* one shape: both row counts, all threads */
+/* Orders in which a kernel may do the same steps, for the same bits. */
+typedef struct qr_gemm_orders {
+    size_t n;
+    void (*use)(qr_gemm_kernel *kernel, size_t i); /* the first until then */
+    const char *(*name)(size_t i);
+} qr_gemm_orders;
 typedef struct qr_gemm_provider {
     const char *name;
     int tiled;           /* rows of a are in tiles (kernels.h) */
@@ -110,10 +118,12 @@ typedef struct qr_gemm_provider {
     int (*pack)(qr_gemm_kernel *kernel, int thread, void *packed, const void *w);
     /* a: the first of `rows` rows, contiguous or in tiles; c: f32, or int32_t for int8_t; 0 is success */
     int (*run)(qr_gemm_kernel *kernel, int thread, void *c, const void *a, const void *packed, size_t rows);
+    const qr_gemm_orders *orders; /* of which the fastest is found when a shape is opened; NULL: there is nothing to choose */
 } qr_gemm_provider;
 extern const qr_gemm_provider qr_gemm_plain;
-extern const qr_gemm_provider qr_gemm_amx;  /* open fails where the build lacks AMX */
-extern const qr_gemm_provider qr_gemm_vnni; /* int8 without AVX-512; works where the build has it and the processor AVX-VNNI */
+extern const qr_gemm_provider qr_gemm_amx;      /* open fails where the build lacks AMX */
+extern const qr_gemm_orders qr_gemm_amx_orders; /* its own, for tests; not defined there */
+extern const qr_gemm_provider qr_gemm_vnni;     /* int8 without AVX-512; works where the build has it and the processor AVX-VNNI */
 extern const int qr_gemm_has_vnni;
 /* NULL. Tests put an emulation of the tiles here, which libraries in bf16 and int8 that are opened after that use on any processor. */
 extern const qr_gemm_provider *qr_gemm_tiled;

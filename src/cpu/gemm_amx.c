@@ -17,12 +17,47 @@
 
 enum { LINE_BYTES = 64, GROUP_BYTES = 4 }; /* of k: a row of a tile, and what one column of a tile of B has in a row */
 
-enum { STEPS_PER_BLOCK = 8 }; /* of K: 64 rows of A are 32 KiB, 32 columns of B 16 KiB, which the first-level cache holds */
+/* What is best depends on the processor and the shape: in short blocks of K the tiles of A and B come from the first-level cache, in long
+ * ones fewer sums go through C (24 cycles a tile, where a product of two takes 16); B may stay while the rows change, or A while the
+ * columns do; and B, which comes from further away, may be fetched ahead. So it is tried (gemm.c). */
+typedef struct order {
+    size_t steps; /* of a block of K */
+    int rows_outside, ahead;
+    const char *name;
+} order;
+
+static const order orders[] = {
+    {8, 0, 0, "8 tiles of K at a time, columns outside"},
+    {8, 1, 0, "8 tiles of K at a time, rows outside"},
+    {16, 0, 0, "16 tiles of K at a time, columns outside"},
+    {16, 1, 0, "16 tiles of K at a time, rows outside"},
+    {32, 0, 0, "32 tiles of K at a time, columns outside"},
+    {32, 1, 0, "32 tiles of K at a time, rows outside"},
+    {SIZE_MAX, 0, 0, "all of K at once, columns outside"},
+    {SIZE_MAX, 1, 0, "all of K at once, rows outside"},
+    {8, 0, 1, "8 tiles of K at a time, columns outside, weights ahead"},
+    {8, 1, 1, "8 tiles of K at a time, rows outside, weights ahead"},
+    {16, 0, 1, "16 tiles of K at a time, columns outside, weights ahead"},
+    {16, 1, 1, "16 tiles of K at a time, rows outside, weights ahead"},
+    {32, 0, 1, "32 tiles of K at a time, columns outside, weights ahead"},
+    {32, 1, 1, "32 tiles of K at a time, rows outside, weights ahead"},
+    {SIZE_MAX, 0, 1, "all of K at once, columns outside, weights ahead"},
+    {SIZE_MAX, 1, 1, "all of K at once, rows outside, weights ahead"},
+};
 
 struct qr_gemm_kernel {
     qr_gemm_type type;
     size_t row_bytes, nb, steps; /* of a row of weights; steps: tiles along K */
+    order order;
 };
+
+static void use_order(qr_gemm_kernel *kernel, size_t i)
+{
+    kernel->order = orders[i];
+    if (kernel->order.steps > kernel->steps) kernel->order.steps = kernel->steps;
+}
+
+static const char *order_name(size_t i) { return orders[i].name; }
 
 static qr_status amx_open(qr_gemm_kernel **out, qr_gemm_type type, size_t k, size_t nb, int n_threads, size_t *packed_elements,
                           qr_error *err)
@@ -36,6 +71,7 @@ static qr_status amx_open(qr_gemm_kernel **out, qr_gemm_type type, size_t k, siz
     if (kernel == NULL) return qr_fail(err, QR_E_MEMORY, "no memory for a matrix kernel");
     size_t es = qr_gemm_type_size(type), steps = (k * es + LINE_BYTES - 1) / LINE_BYTES;
     *kernel = (qr_gemm_kernel){.type = type, .row_bytes = k * es, .nb = nb, .steps = steps};
+    use_order(kernel, 0);
     *packed_elements = steps * LINE_BYTES / es * nb;
     *out = kernel;
     return QR_OK;
@@ -72,9 +108,9 @@ static int amx_pack(qr_gemm_kernel *kernel, int thread, void *packed, const void
 /* 32 rows times 32 columns over a block of K, or 16 of either at an edge. Lengths in bytes; tiles along K are contiguous. */
 typedef struct piece {
     unsigned char *c;
-    const unsigned char *a, *b;
-    size_t c_row, next, length; /* next: from the first 16 rows of a, or columns of b, to the others */
-    int go_on;                  /* sums begin with c, not with zero */
+    const unsigned char *a, *b, *ahead; /* ahead: the b of the next piece, to be fetched, or NULL */
+    size_t c_row, next, length;         /* next: from the first 16 rows of a, or columns of b, to the others */
+    int go_on;                          /* sums begin with c, not with zero */
 } piece;
 
 static inline __attribute__((always_inline)) void multiply(const piece *p, const int int8, const int rows2, const int columns2)
@@ -104,6 +140,10 @@ static inline __attribute__((always_inline)) void multiply(const piece *p, const
             tile_dot(int8, 2, 5, 6);
             if (columns2) tile_dot(int8, 3, 5, 7);
         }
+        for (size_t i = at; p->ahead != NULL && i < at + TILE_BYTES; i += LINE_BYTES) {
+            __builtin_prefetch(p->ahead + i);
+            if (columns2) __builtin_prefetch(p->ahead + p->next + i);
+        }
     }
     tile_store(0, c, p->c_row);
     if (columns2) tile_store(1, c + LINE_BYTES, p->c_row);
@@ -119,9 +159,10 @@ typedef struct place {
 /* Of the i-th piece. */
 static place place_of(const qr_gemm_kernel *kernel, size_t rows, size_t i)
 {
-    size_t down = (rows + 31) / 32, across = (kernel->nb + 31) / 32, most = STEPS_PER_BLOCK;
+    size_t down = (rows + 31) / 32, across = (kernel->nb + 31) / 32, most = kernel->order.steps;
     size_t in_block = i % (down * across), step = i / (down * across) * most, left = kernel->steps - step;
-    size_t row = 32 * (in_block % down), column = 32 * (in_block / down);
+    size_t row = 32 * (kernel->order.rows_outside ? in_block / across : in_block % down);
+    size_t column = 32 * (kernel->order.rows_outside ? in_block % across : in_block / down);
     return (place){step, left < most ? left : most, row, column, rows - row >= 32, kernel->nb - column >= 32};
 }
 
@@ -129,9 +170,10 @@ static inline __attribute__((always_inline)) void run(const qr_gemm_kernel *kern
                                                       const unsigned char *packed, size_t rows, const int int8)
 {
     size_t c_row = kernel->nb * sizeof(float), next = kernel->steps * TILE_BYTES; /* sums are of four bytes in either type */
-    size_t n = (rows + 31) / 32 * ((kernel->nb + 31) / 32) * ((kernel->steps + STEPS_PER_BLOCK - 1) / STEPS_PER_BLOCK);
+    size_t n = (rows + 31) / 32 * ((kernel->nb + 31) / 32) * ((kernel->steps + kernel->order.steps - 1) / kernel->order.steps);
+    place at, then = place_of(kernel, rows, 0);
     for (size_t i = 0; i < n; i++) {
-        place at = place_of(kernel, rows, i);
+        at = then;
         piece p = {.c = c + at.row * c_row + at.column * sizeof(float),
                    .a = a + at.row / 16 * next + at.step * TILE_BYTES,
                    .b = packed + at.column / 16 * next + at.step * TILE_BYTES,
@@ -139,6 +181,10 @@ static inline __attribute__((always_inline)) void run(const qr_gemm_kernel *kern
                    .next = next,
                    .length = at.n_steps * TILE_BYTES,
                    .go_on = at.step > 0};
+        if (i + 1 < n) then = place_of(kernel, rows, i + 1);
+        int moves = then.step != at.step || then.column != at.column;
+        if (kernel->order.ahead && moves && then.n_steps == at.n_steps && then.columns2 == at.columns2)
+            p.ahead = packed + then.column / 16 * next + then.step * TILE_BYTES;
         if (at.rows2 && at.columns2) multiply(&p, int8, 1, 1);
         else if (at.rows2) multiply(&p, int8, 1, 0);
         else if (at.columns2) multiply(&p, int8, 0, 1);
@@ -156,7 +202,14 @@ static int amx_run(qr_gemm_kernel *kernel, int thread, void *c, const void *a, c
     return 0;
 }
 
-const qr_gemm_provider qr_gemm_amx = {"AMX", 1, qr_attend_amx, amx_open, amx_close, amx_pack, amx_run};
+const qr_gemm_orders qr_gemm_amx_orders = {sizeof orders / sizeof orders[0], use_order, order_name};
+
+#ifdef QR_EMULATE_TILES /* the speed of an emulation says nothing: it takes the first, and tests try each */
+#define TO_TRY NULL
+#else
+#define TO_TRY &qr_gemm_amx_orders
+#endif
+const qr_gemm_provider qr_gemm_amx = {"AMX", 1, qr_attend_amx, amx_open, amx_close, amx_pack, amx_run, TO_TRY};
 #else
 static qr_status amx_open(qr_gemm_kernel **out, qr_gemm_type type, size_t k, size_t nb, int n_threads, size_t *packed_elements,
                           qr_error *err)
@@ -180,5 +233,5 @@ static int amx_run(qr_gemm_kernel *kernel, int thread, void *c, const void *a, c
     return 1;
 }
 
-const qr_gemm_provider qr_gemm_amx = {"AMX", 1, NULL, amx_open, amx_close, amx_pack, amx_run};
+const qr_gemm_provider qr_gemm_amx = {"AMX", 1, NULL, amx_open, amx_close, amx_pack, amx_run, NULL};
 #endif

@@ -46,4 +46,4 @@ static int blas_run(qr_gemm_kernel *kernel, int thread, void *c, const void *a, 
     return 0;
 }
 
-const qr_gemm_provider qr_gemm_blas = {"BLAS", 0, NULL, blas_open, blas_close, blas_pack, blas_run};
+const qr_gemm_provider qr_gemm_blas = {"BLAS", 0, NULL, blas_open, blas_close, blas_pack, blas_run, NULL};

@@ -243,7 +243,7 @@ static int onednn_run(qr_gemm_kernel *kernel, int thread, void *c, const void *a
            dnnl_primitive_execute(kernel->matmul[i], l->stream, 4, args) != dnnl_success;
 }
 
-const qr_gemm_provider qr_gemm_onednn = {"oneDNN", 0, NULL, onednn_open, onednn_close, onednn_pack, onednn_run};
+const qr_gemm_provider qr_gemm_onednn = {"oneDNN", 0, NULL, onednn_open, onednn_close, onednn_pack, onednn_run, NULL};
 
 double qr_gemm_library_rate(qr_gemm_type type, size_t m, size_t k, size_t n, int n_threads)
 {

@@ -46,4 +46,4 @@ static int plain_run(qr_gemm_kernel *kernel, int thread, void *c, const void *a,
     return 0;
 }
 
-const qr_gemm_provider qr_gemm_plain = {"built-in kernels", 0, NULL, plain_open, plain_close, plain_pack, plain_run};
+const qr_gemm_provider qr_gemm_plain = {"built-in kernels", 0, NULL, plain_open, plain_close, plain_pack, plain_run, NULL};

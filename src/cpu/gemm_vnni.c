@@ -136,4 +136,4 @@ static int vnni_run(qr_gemm_kernel *kernel, int thread, void *c, const void *a, 
 const int qr_gemm_has_vnni = 0;
 #endif
 
-const qr_gemm_provider qr_gemm_vnni = {"AVX-VNNI", 0, NULL, vnni_open, vnni_close, vnni_pack, vnni_run};
+const qr_gemm_provider qr_gemm_vnni = {"AVX-VNNI", 0, NULL, vnni_open, vnni_close, vnni_pack, vnni_run, NULL};

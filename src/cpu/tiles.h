@@ -18,8 +18,10 @@ enum { TILE_BYTES = 1024 };
 
 #ifdef QR_EMULATE_TILES
 #define qr_gemm_amx qr_gemm_emulated_amx
+#define qr_gemm_amx_orders qr_gemm_emulated_amx_orders
 #define qr_attend_amx qr_attend_emulated_amx
 extern const qr_gemm_provider qr_gemm_amx;
+extern const qr_gemm_orders qr_gemm_amx_orders;
 void qr_attend_amx(const qr_attend *a);
 
 static _Thread_local unsigned char tile_data[8][TILE_BYTES];

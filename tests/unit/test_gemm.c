@@ -232,8 +232,8 @@ static void test_amx_int8(void **state)
     qr_gemm_tiled = NULL;
 }
 
-/* Sums of integers are exact, those of bf16 the same bits in tiles of both sizes, over edges of all kinds. */
-static void check_products(qr_gemm_type type, size_t k, size_t nb)
+/* Sums of integers are exact, those of bf16 the same bits, in whatever order the blocks come, over their edges of all kinds. */
+static void check_orders(qr_gemm_type type, size_t k, size_t nb)
 {
     size_t es = qr_gemm_type_size(type), line = 64 / es, width = (k + line - 1) / line * line, m = QR_TILE_ROWS, packed_elements;
     qr_rows tiles = {.width = width, .bf16 = es == 2, .int8 = es == 1, .tiled = 1};
@@ -259,25 +259,34 @@ static void check_products(qr_gemm_type type, size_t k, size_t nb)
     }
     assert_int_equal(emulated_amx->pack(kernel, 0, packed, w), 0);
     if (es == 2) assert_int_equal(emulated_amx->run(kernel, 0, expected, tiles.data, packed, m), 0);
-    for (size_t tile = QR_TILE_ROWS_SMALL; tile <= QR_TILE_ROWS; tile += QR_TILE_ROWS - QR_TILE_ROWS_SMALL) {
-        memset(c, 0xff, m * nb * sizeof *c);
-        assert_int_equal(emulated_amx->run(kernel, 0, c, tiles.data, packed, tile), 0);
-        assert_memory_equal(c, expected, tile * nb * sizeof *c);
-        for (size_t r = tile * nb; r < m * nb; r++) assert_int_equal(c[r], -1);
-    }
+    for (size_t i = 0; i < emulated_amx_orders->n; i++)
+        for (size_t tile = QR_TILE_ROWS_SMALL; tile <= QR_TILE_ROWS; tile += QR_TILE_ROWS - QR_TILE_ROWS_SMALL) {
+            emulated_amx_orders->use(kernel, i);
+            memset(c, 0xff, m * nb * sizeof *c);
+            assert_int_equal(emulated_amx->run(kernel, 0, c, tiles.data, packed, tile), 0);
+            assert_memory_equal(c, expected, tile * nb * sizeof *c);
+            for (size_t r = tile * nb; r < m * nb; r++) assert_int_equal(c[r], -1);
+        }
     emulated_amx->close(kernel);
     free(a), free(w), free(tiles.data), free(expected), free(c), free(packed);
 }
 
-static void test_amx_products(void **state)
+static void test_amx_orders(void **state)
 {
     (void) state;
     need_emulation();
     static const size_t edges[][2] = {{1, 16}, {63, 32}, {640, 48}, {1100, 80}, {2500, 16}};
     for (size_t i = 0; i < sizeof edges / sizeof edges[0]; i++) {
-        check_products(QR_GEMM_BF16, edges[i][0], edges[i][1]);
-        check_products(QR_GEMM_INT8, edges[i][0], edges[i][1]);
+        check_orders(QR_GEMM_BF16, edges[i][0], edges[i][1]);
+        check_orders(QR_GEMM_INT8, edges[i][0], edges[i][1]);
     }
+}
+
+static void count_line(void *arg, qr_log_level level, const char *message)
+{
+    assert_int_equal(level, QR_LOG_DEBUG);
+    assert_non_null(strstr(message, "Gop/s"));
+    ++*(size_t *) arg;
 }
 
 /* A kernel that is wrong on this very processor must not be used. */
@@ -288,14 +297,23 @@ static int wrong_run(qr_gemm_kernel *kernel, int thread, void *c, const void *a,
     return failed;
 }
 
-/* Whether libraries of a type multiply tiles. */
-static int uses_tiles(qr_gemm_type type, const qr_gemm_provider *provider)
+/* Whether libraries of a type multiply tiles; lines of their log are added to *lines. */
+static int uses_tiles(qr_gemm_type type, const qr_gemm_provider *provider, size_t *lines)
 {
     qr_gemm_lib *lib;
     qr_error err = {0};
     qr_gemm_tiled = provider;
     assert_int_equal(qr_gemm_lib_open(&lib, type, 1, 1, &err), QR_OK);
     int tiled = qr_gemm_lib_operand(lib, 40).tiled;
+    float w[16 * 70] = {0};
+    qr_tensor tensor = {.name = "w", .type = QR_T_F32, .n_dims = 2, .dims = {16, 70}, .n_elements = 16 * 70, .data = (const void *) w};
+    const qr_tensor *tensors[] = {&tensor};
+    rows map = {16, 16};
+    qr_gemm_source source = {.tensors = tensors, .n_tensors = 1, .row = row_of, .arg = &map};
+    qr_gemm g = {0};
+    if (tiled) assert_int_equal(qr_gemm_pack(&g, lib, 70, 16, 16, 1, &source, &err), QR_OK);
+    qr_gemm_lib_log(lib, count_line, lines);
+    qr_gemm_deinit(&g);
     qr_gemm_lib_close(lib);
     qr_gemm_tiled = NULL;
     return tiled;
@@ -307,15 +325,49 @@ static void test_wrong_kernel(void **state)
     need_emulation();
     qr_gemm_provider wrong = *emulated_amx;
     wrong.run = wrong_run;
+    size_t lines = 0;
     static const qr_gemm_type types[] = {QR_GEMM_BF16, QR_GEMM_INT8};
     for (size_t t = 0; t < 2; t++) {
-        assert_true(uses_tiles(types[t], emulated_amx));
-        assert_false(uses_tiles(types[t], &wrong));
+        assert_true(uses_tiles(types[t], emulated_amx, &lines));
+        assert_false(uses_tiles(types[t], &wrong, &lines));
     }
+    assert_int_equal(lines, 0);
     qr_gemm_tiled = &wrong;
     if (qr_cpu_get()->native_bf16) check(1, QR_T_BF16, 64, 128, 128, 128);
     if (qr_cpu_get()->native_int8) check_int8();
     qr_gemm_tiled = NULL;
+}
+
+/* The fastest order is looked for, and one that gives other bits is noticed. */
+static size_t order_in_use;
+
+static void use_noted(qr_gemm_kernel *kernel, size_t i)
+{
+    order_in_use = i;
+    emulated_amx_orders->use(kernel, i);
+}
+
+static int wrong_in_one(qr_gemm_kernel *kernel, int thread, void *c, const void *a, const void *packed, size_t n_rows)
+{
+    return (order_in_use == 3 ? wrong_run : emulated_amx->run)(kernel, thread, c, a, packed, n_rows);
+}
+
+static void test_choice_of_order(void **state)
+{
+    (void) state;
+    need_emulation();
+    qr_gemm_orders noted = *emulated_amx_orders;
+    qr_gemm_provider timed = *emulated_amx;
+    size_t lines = 0;
+    noted.use = use_noted;
+    timed.orders = &noted;
+    order_in_use = 0;
+    assert_true(uses_tiles(QR_GEMM_BF16, &timed, &lines) && uses_tiles(QR_GEMM_INT8, &timed, &lines));
+    assert_int_equal(lines, 2);
+    timed.run = wrong_in_one;
+    order_in_use = 0;
+    assert_false(uses_tiles(QR_GEMM_INT8, &timed, &lines));
+    assert_int_equal(lines, 2);
 }
 
 static void test_out_of_memory(void **state)
@@ -397,9 +449,11 @@ static void test_mlx(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_f32),          cmocka_unit_test(test_mlx),          cmocka_unit_test(test_bf16),
-        cmocka_unit_test(test_amx),          cmocka_unit_test(test_int8),         cmocka_unit_test(test_amx_int8),
-        cmocka_unit_test(test_amx_products), cmocka_unit_test(test_wrong_kernel), cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_f32),          cmocka_unit_test(test_mlx),
+        cmocka_unit_test(test_bf16),         cmocka_unit_test(test_amx),
+        cmocka_unit_test(test_int8),         cmocka_unit_test(test_amx_int8),
+        cmocka_unit_test(test_amx_orders),   cmocka_unit_test(test_choice_of_order),
+        cmocka_unit_test(test_wrong_kernel), cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
