@@ -8,16 +8,20 @@
 
 #ifdef QR_EMULATE_TILES
 extern const qr_gemm_provider qr_gemm_emulated_amx;
+extern const qr_gemm_orders qr_gemm_emulated_amx_orders;
 static const qr_gemm_provider *const amx = &qr_gemm_emulated_amx;
+static const qr_gemm_orders *const orders = &qr_gemm_emulated_amx_orders;
 #else
 static const qr_gemm_provider *const amx = &qr_gemm_amx;
+static const qr_gemm_orders *const orders = &qr_gemm_amx_orders;
 #endif
 
 typedef enum call { PRODUCT, ATTENTION } call;
 
 typedef struct product {
     size_t type, k, nb, rows; /* type: qr_gemm_type */
-    const void *a, *w;        /* as the provider's run and pack take them */
+    size_t order;
+    const void *a, *w; /* as the provider's run and pack take them */
     void *packed, *c;
     size_t packed_bytes; /* room there */
 } product;
@@ -40,6 +44,8 @@ static size_t multiply(const product *p)
     qr_gemm_type type = (qr_gemm_type) p->type;
     if (amx->open(&kernel, type, p->k, p->nb, 1, &packed_elements, NULL) != QR_OK) return 1;
     if (packed_elements * qr_gemm_type_size(type) > p->packed_bytes) return 2;
+    if (p->order >= orders->n) return 5;
+    orders->use(kernel, p->order);
     if (amx->pack(kernel, 0, p->packed, p->w) != 0) return 3;
     if (amx->run(kernel, 0, p->c, p->a, p->packed, p->rows) != 0) return 4;
     amx->close(kernel);

@@ -22,7 +22,8 @@ MEMORY_BYTES = 46 << 20  # what lies behind the pieces is not loaded, but zero
 CALLS_BYTES = 64 * 1024
 TIMEOUT_S = 300  # it takes ten seconds
 PRODUCT, ATTENTION = 0, 1  # of calls.c
-TYPES = {"uint16": 1}  # bf16, as bits: qr_gemm_type of gemm.h
+TYPES = {"uint16": 1, "int8": 2}  # bf16, as bits: qr_gemm_type of gemm.h
+N_ORDERS = 16  # of gemm_amx.c
 KEY_BLOCK, LINE_BYTES, ATTEND_ROWS, ATTEND_RUN = 16, 64, 16, 256  # of kernels.h
 EXCEPTIONS = {0: "#DE", 6: "#UD", 7: "#NM", 8: "#DF", 13: "#GP", 14: "#PF", 19: "#XM"}
 
@@ -52,6 +53,7 @@ class Memory:
         self.bytes = numpy.zeros(MEMORY_BYTES, numpy.uint8)
         self.used, self.used_behind = CALLS_BYTES, PIECES * PIECE_BYTES
         self.calls = []
+        self.shared = {}
 
     def put(self, values):
         """A copy, at a multiple of 64 bytes, as is all here."""
@@ -113,6 +115,10 @@ def rough(shape):
     return (random.integers(0, 2, shape) << 15 | exponents << 7 | random.integers(0, 128, shape)).astype(numpy.uint16)
 
 
+def integers(shape):
+    return random.integers(-128, 128, shape).astype(numpy.int8)
+
+
 def in_tiles(rows):
     """kernels.h: [n_rows / 16][width / line][16][line], the width rounded up with zeros."""
     n, k = rows.shape
@@ -123,8 +129,8 @@ def in_tiles(rows):
 
 
 def packed(w):
-    """gemm_amx.c, for bf16: [nb / 16][k / 32][16][16][2], k rounded up with zeros."""
-    tiles = in_tiles(w)  # [nb / 16][k / 32][16][32]
+    """gemm_amx.c: [nb / 16][k / line][16][16] groups of four bytes, k rounded up with zeros."""
+    tiles = in_tiles(w)  # [nb / 16][k / line][16][line]
     return tiles.reshape(*tiles.shape[:3], 16, -1).swapaxes(2, 3)
 
 
@@ -132,13 +138,31 @@ def wide(x):
     return (x.astype(numpy.uint32) << 16).view(numpy.float32).astype(numpy.float64)
 
 
+def sums(a, w):
+    if a.dtype == numpy.int8:
+        return (a.astype(numpy.int32) @ w.astype(numpy.int32).T).tobytes()
+    return (wide(a) @ wide(w).T).astype(numpy.float32).tobytes()
+
+
 def product(memory, values, k, nb, rows):
     a, w = values((rows, k)), values((nb, k))
     packed_w = packed(w)
     out = memory.empty(packed_w.nbytes + rows * nb * 4, numpy.uint8)
-    fields = [TYPES[str(a.dtype)], k, nb, rows, memory.put(in_tiles(a)), memory.put(w), out, out[packed_w.nbytes :], packed_w.nbytes]
-    memory.calls.append(Call(PRODUCT, "<9Q", fields, out))
-    return packed_w.tobytes() + (wide(a) @ wide(w).T).astype(numpy.float32).tobytes() if values is exact else None
+    arrays = [memory.put(in_tiles(a)), memory.put(w), out, out[packed_w.nbytes :]]
+    memory.calls.append(Call(PRODUCT, "<10Q", [TYPES[str(a.dtype)], k, nb, rows, 0, *arrays, packed_w.nbytes], out))
+    return None if values is rough else packed_w.tobytes() + sums(a, w)
+
+
+def in_order(memory, values, k, order):
+    """One product for all orders, in which every piece of it has an edge; what is packed is thrown away."""
+    nb, rows = 48, 64
+    if values not in memory.shared:
+        a, w = values((rows, k)), values((nb, k))
+        memory.shared[values] = a, w, [memory.put(in_tiles(a)), memory.put(w), memory.empty(packed(w).nbytes, numpy.uint8)]
+    a, w, arrays = memory.shared[values]
+    out = memory.empty(rows * nb * 4, numpy.uint8)
+    memory.calls.append(Call(PRODUCT, "<10Q", [TYPES[str(a.dtype)], k, nb, rows, order, *arrays, out, arrays[2].nbytes], out))
+    return None if values is rough else sums(a, w)
 
 
 def keys(memory, n, head_dim):
@@ -165,11 +189,14 @@ def attention(memory, head_dim, n_prefix, n_own, n_group, tiled):
 
 
 CASES = {}  # name: (function, arguments)
-for values in (exact, rough):
+for values in (exact, rough, integers):
     for k in (1, 17, 31, 32, 33, 96, 300, 1024):
-        for nb in (16, 48, 96, 128):
+        for nb in (16, 48, 128):
             for rows in (16, 64):
                 CASES[f"product-{values.__name__}-k{k}-nb{nb}-rows{rows}"] = (product, (values, k, nb, rows))
+for values, k in ((rough, 1060), (integers, 2120)):  # of 34 tiles
+    for order in range(N_ORDERS):
+        CASES[f"product-{values.__name__}-order{order}"] = (in_order, (values, k, order))
 for d, head_dim in enumerate((32, 64, 96, 128)):
     for p, n_prefix in enumerate((0, 1, 16, 78, 129, 300)):
         for o, n_own in enumerate((1, 7, 33, 150)):
