@@ -237,8 +237,8 @@ static void test_swiglu(void **state)
                 void *y = guard(&gy, R * n * (bf16 ? 2 : 4));
                 fill(c, n_c, 20);
                 if (n > 2) c[0] = -200, c[1] = 200, c[2] = 0; /* beyond what e^x can hold */
-                variants[v]->swiglu(&(qr_rows){y, n, bf16, 0, NULL}, 1, R - 1, 0, c + stride, stride, half, n);
-                variants[v]->swiglu(&(qr_rows){y, n, bf16, 0, NULL}, 0, 1, 0, c, stride, half, n);
+                variants[v]->swiglu(&(qr_rows){.data = y, .width = n, .bf16 = bf16}, 1, R - 1, 0, c + stride, stride, half, n);
+                variants[v]->swiglu(&(qr_rows){.data = y, .width = n, .bf16 = bf16}, 0, 1, 0, c, stride, half, n);
                 for (size_t i = 0; i < R * n; i++) {
                     double g = (double) c[i / n * stride + i % n], u = (double) c[i / n * stride + half + i % n];
                     check_output(y, bf16, i, g / (1 + exp(-g)) * u, 1e-30);
