@@ -160,7 +160,7 @@ bench-compare: build ## the CPU engine and PyTorch beside transformers on this m
 	@scripts/deps.sh test
 	@$(if $(MODEL),,scripts/testdata.sh $(BUILD)/make_checkpoint build/testdata 0.6b-1)
 	@scripts/lines_venv.sh build/bench-venv bench/requirements.txt
-	@build/bench-venv/bin/python bench/compare.py --bench $(BUILD)/bench --model $(or $(MODEL),build/testdata/0.6b-1) \
+	@$(BUILD)/bench --compare --model $(or $(MODEL),build/testdata/0.6b-1) \
 	    --backend cpu --backend pytorch $(BENCH_ARGS) $(or $(WORKLOADS),bench/workloads/*.json)
 
 bench-http: build ## what the service costs around the model (wrk, a backend that answers at once)

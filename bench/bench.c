@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 enum { MAX_REPEATS = 100, MAX_WORKLOADS = 32, RATE_ROWS = 512 };
 
@@ -239,7 +240,9 @@ static const char *csv_path(const char *path, const char *device)
 
 static const char usage[] =
     "usage: bench --model DIR [--backend NAME] [--device D] [--torch-dir DIR] [--plugin-dir DIR] [--dtype f32|bf16|f16|int8]\n"
-    "             [--memory fast|small] [--threads N] [--batch-tokens N] [--repeat N] [--csv FILE or FOLDER/] WORKLOAD.json...\n";
+    "             [--memory fast|small] [--threads N] [--batch-tokens N] [--repeat N] [--csv FILE or FOLDER/] WORKLOAD.json...\n"
+    "       bench --compare --model DIR [--backend NAME]... [--dtype f32|bf16] [--batch 1,4,8,all] [--repeat N] WORKLOAD.json...\n"
+    "The second runs transformers on the same checkpoint and texts, too, and prints the ratios; `make bench-compare` installs it.\n";
 
 static qr_dtype parse_dtype(const char *word)
 {
@@ -249,6 +252,18 @@ static qr_dtype parse_dtype(const char *word)
         if (strcmp(word, words[i]) == 0) return types[i];
     die("--dtype", "expected f32, bf16, f16 or int8");
     return QR_DTYPE_AUTO;
+}
+
+/* bench/compare.py does it, and calls this program for our side. */
+static void compare(char **argv, int argc)
+{
+    static char python[] = QR_SOURCE_DIR "/build/bench-venv/bin/python", script[] = QR_SOURCE_DIR "/bench/compare.py", option[] = "--bench";
+    char **arguments = calloc((size_t) argc + 3, sizeof *arguments);
+    if (arguments == NULL) die("memory", "no room for arguments");
+    memcpy(arguments, (char *[]){python, script, option, argv[0]}, 4 * sizeof *arguments);
+    memcpy(arguments + 4, argv + 2, (size_t) (argc - 2) * sizeof *arguments);
+    execv(python, arguments);
+    die(python, "expected Python with PyTorch and transformers there, which `make bench-compare` installs");
 }
 
 /* What only a benchmark wants to know of the start: how the kernels were chosen, where there was a choice. */
@@ -273,6 +288,7 @@ int main(int argc, char **argv)
                                             {"help", 0, NULL, 'h'},
                                             {"memory", 1, NULL, 'M'},
                                             {0}};
+    if (argc > 1 && strcmp(argv[1], "--compare") == 0) compare(argv, argc);
     qr_options o = {.warm_up = 1, .backend = "cpu", .log = print_detail};
     const char *csv = NULL;
     int repeats = 3;

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Documents per second of our backends and of transformers (PyTorch on the CPU), one after another on the same checkpoint and texts.
 
-    compare.py --bench build/bench --model DIR [--backend cpu --backend pytorch ...] [--dtype bf16] [--batch 1,4,8,all] WORKLOAD.json...
+    build/bench --compare --model DIR [--backend cpu --backend pytorch --backend cpu:int8 ...] [--dtype bf16] [--batch 1,4,8,all]
+                          WORKLOAD.json...
 
 transformers gets what helps it: documents sorted by length, logits of the last position only, its best batch size, no gradients."""
 
@@ -46,8 +47,9 @@ class Transformers:
 
 
 def ours(args, backend, workload):
-    options = ["--torch-dir", pathlib.Path(torch.__file__).parent] if backend == "pytorch" else []
-    command = [args.bench, "--model", args.model, "--backend", backend, "--dtype", args.dtype, "--repeat", str(args.repeat)]
+    name, _, dtype = backend.partition(":")
+    options = ["--torch-dir", pathlib.Path(torch.__file__).parent] if name == "pytorch" else []
+    command = [args.bench, "--model", args.model, "--backend", name, "--dtype", dtype or args.dtype, "--repeat", str(args.repeat)]
     out = subprocess.run([*command, *options, workload], capture_output=True, text=True, check=True).stdout
     seconds = float(re.search(rf"^{re.escape(workload.name)} +([0-9.]+)", out, re.M)[1])
     return seconds, re.search(r"^peak memory .*", out, re.M)[0]
