@@ -294,7 +294,7 @@ static void multiply(const job *j, int thread)
     const cut whole = cut_product(j);
     size_t units = n_units(&whole), n_tasks = 0, seen = 0, begin = 0;
     for (size_t left = units; left > 0; n_tasks++) left -= task_size(left, fw->n_threads);
-#pragma omp for schedule(dynamic) nowait
+#pragma omp for schedule(monotonic : dynamic) nowait /* a thread finds its next task from the one before */
     for (size_t task = 0; task < n_tasks; task++) {
         for (; seen < task; seen++) begin += task_size(units - begin, fw->n_threads);
         size_t end = begin + task_size(units - begin, fw->n_threads), at_hand = SIZE_MAX;
@@ -374,10 +374,10 @@ static void kv_of(const qr_forward *fw, const seq_state *s, size_t layer, unsign
 
 /* An element of K or V of a slot goes to [element][slot in its block] or [slot][element]; in bf16, pairs stand together (kernels.h). Either
  * way a key is moved in pieces of four bytes. */
-static void put_key(const qr_forward *fw, unsigned char *head, size_t slot, const float *key /* [head_dim], or bf16 */)
+static void put_key(const qr_forward *fw, unsigned char *head, size_t slot, const uint32_t *key)
 {
     size_t n = fw->model->config->head_dim * fw->es / sizeof *key, in_block = slot % QR_KEY_BLOCK;
-    float *to = (float *) (void *) head + (slot - in_block) * n + in_block;
+    uint32_t *to = (uint32_t *) (void *) head + (slot - in_block) * n + in_block;
     for (size_t d = 0; d < n; d++) to[d * QR_KEY_BLOCK] = key[d];
 }
 
@@ -397,7 +397,7 @@ static void store_kv(const job *j, size_t block, size_t row0, size_t n_rows, con
     qr_forward *fw = j->fw;
     const qr_packed_model *m = fw->model;
     size_t hd = m->config->head_dim, n_kv = m->config->n_kv_heads, half = hd / 2;
-    float key[MAX_HEAD_DIM];
+    uint32_t key[MAX_HEAD_DIM]; /* of f32, or of pairs of bf16 */
     for (size_t r = 0; r < n_rows; r++) {
         size_t token = token_of(j, row0 + r), position = position_of(fw, token);
         const seq_state *s = &fw->seqs[fw->token_seq[token]];
