@@ -161,7 +161,7 @@ static void read_model_name(char *text, size_t size)
 {
     snprintf(text, size, "unknown processor");
 #if defined(__x86_64__)
-    unsigned r[12];
+    unsigned r[12], a, b, c, d;
     char brand[49] = {0};
     if (__get_cpuid(0x80000002, &r[0], &r[1], &r[2], &r[3]) && __get_cpuid(0x80000003, &r[4], &r[5], &r[6], &r[7]) &&
         __get_cpuid(0x80000004, &r[8], &r[9], &r[10], &r[11])) {
@@ -169,6 +169,14 @@ static void read_model_name(char *text, size_t size)
         const char *start = brand + strspn(brand, " ");
         snprintf(text, size, "%s", start);
         for (size_t n = strlen(text); n > 0 && text[n - 1] == ' '; n--) text[n - 1] = 0;
+        /* Virtual machines hide which "AMD EPYC" it is, though speeds differ by a factor of two: as lscpu says it then. */
+        if (strpbrk(text, "0123456789") == NULL && __get_cpuid(1, &a, &b, &c, &d)) {
+            unsigned family = a >> 8 & 15, model = a >> 4 & 15;
+            if (family >= 6) model += (a >> 16 & 15) << 4;
+            if (family == 15) family += a >> 20 & 255;
+            size_t n = strlen(text);
+            snprintf(text + n, size - n, " (family %u, model %u)", family, model);
+        }
     }
 #elif defined(__aarch64__)
     snprintf(text, size, "arm64 processor");
