@@ -395,7 +395,7 @@ def test_any_port_and_the_service_manager(tmp_path):
         assert process.returncode == 0
 
 
-def test_not_ready_while_loading():
+def test_not_ready_while_loading(tmp_path):
     """A hundred models take a while."""
     import http.client
     import subprocess
@@ -404,7 +404,9 @@ def test_not_ready_while_loading():
 
     port = free_port()
     models = [arg for i in range(100) for arg in ("--model", f"m{i}={MODEL}")]
-    process = subprocess.Popen([PROGRAM, "serve", *models, "--port", str(port)], stderr=subprocess.DEVNULL, env=environment())
+    said = tmp_path / "stderr"
+    with said.open("wb") as stderr:
+        process = subprocess.Popen([PROGRAM, "serve", *models, "--port", str(port)], stderr=stderr, env=environment())
 
     def ask(*args):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
@@ -425,7 +427,7 @@ def test_not_ready_while_loading():
         assert answer.status == 503 and b"Loading model" in body and answer.headers["Retry-After"] == "1"
     finally:
         process.terminate()
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=60) == 0, said.read_text(errors="replace")[-8000:]
 
 
 def test_smoke_test(server, tmp_path):
