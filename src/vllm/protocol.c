@@ -5,6 +5,7 @@
 #include "base/json_in.h"
 #include "base/json_out.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -116,12 +117,12 @@ size_t qr_vllm_answer_bytes(const qr_vllm_call *call) { return ANSWER_BYTES + ca
 
 /* ---- answers --------------------------------------------------------------------------------------------------------------------- */
 
-/* jansson's own number or, in what some versions write for -inf, nothing. */
+/* A number that a margin, which is a float, can hold; false for any other and for what some versions write for -inf, nothing. */
 static int read_number(const json_t *value, double *out)
 {
     if (!json_is_number(value)) return 0;
     *out = json_number_value(value);
-    return isfinite(*out);
+    return fabs(*out) <= FLT_MAX;
 }
 
 static qr_status read_log_probability(const json_t *top, uint32_t id, double *out, qr_error *err)
@@ -153,7 +154,8 @@ static qr_status read_class(const json_t *result, qr_logits *out, qr_error *err)
         return qr_fail(err, QR_E_BACKEND, "expected one class, found %zu (a server without Qwen3ForSequenceClassification?)",
                        json_array_size(probs));
     if (!read_number(json_array_get(probs, 0), &margin))
-        return qr_fail(err, QR_E_BACKEND, "expected a number as the class's value, found %s", qr_json_label(json_array_get(probs, 0)).text);
+        return qr_fail(err, QR_E_BACKEND, "expected a finite number as the class's value, found %s",
+                       qr_json_label(json_array_get(probs, 0)).text);
     *out = (qr_logits){.yes = (float) margin};
     return QR_OK;
 }

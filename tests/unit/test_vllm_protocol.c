@@ -114,6 +114,8 @@ static void test_wrong_answers(void **state)
         {QR_VLLM_COMPLETIONS, "{\"choices\":[" CHOICE(0, -1, -2) "," CHOICE(1, -1, -2) "],\"usage\":{\"prompt_tokens\":8}}", "were cut"},
         {QR_VLLM_CLASSIFY, "{\"data\":[{\"index\":0,\"probs\":[1]},{\"index\":1,\"probs\":[0.5,0.5]}]}", "expected one class, found 2"},
         {QR_VLLM_CLASSIFY, "{\"data\":[{\"index\":0,\"probs\":[1]},{\"index\":1,\"probs\":[\"1\"]}]}", "found \"1\""},
+        {QR_VLLM_CLASSIFY, "{\"data\":[{\"index\":0,\"probs\":[1e42]},{\"index\":1,\"probs\":[-2]}]}",
+         "a finite number as the class's value, found 1e+42"},
         {QR_VLLM_GENERATIVE, "{\"data\":[{\"index\":0,\"score\":0.5},{\"index\":1,\"score\":1.5}]}", "from 0 to 1, found 1.5"},
         {QR_VLLM_GENERATIVE, "{\"data\":[{\"index\":0,\"score\":0.5},{\"index\":1}]}", "found nothing"},
     };
