@@ -12,6 +12,7 @@
 
 #include <limits.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -305,15 +306,14 @@ int cli_engine_open(const cli_args *args, const char *model, qr_log_fn log, void
     return cli_exit_of_open(status);
 }
 
-/* Signal handlers have no argument, hence the only mutable globals of the program. */
+/* Signal handlers have no argument, hence the only mutable globals of the program. The handler may run on any thread. */
 static volatile int cancelled;
-static volatile sig_atomic_t cancellable;
+static atomic_int cancellable;
 
 static void on_signal(int number)
 {
     (void) number;
-    if (!cancellable || cancelled) _exit(CLI_INTERRUPTED);
-    cancelled = 1;
+    if (!cancellable || __atomic_exchange_n(&cancelled, 1, __ATOMIC_RELAXED)) _exit(CLI_INTERRUPTED);
 }
 
 const volatile int *cli_cancel_begin(void)
@@ -321,15 +321,15 @@ const volatile int *cli_cancel_begin(void)
     static const int signals[] = {SIGINT, SIGTERM};
     struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART}, old;
     sigemptyset(&action.sa_mask);
+    cancellable = 1;
     for (size_t i = 0; i < sizeof signals / sizeof signals[0]; i++)
         /* A shell starts background jobs with SIGINT ignored; they must stay immune to the Ctrl-C of others. */
         if (sigaction(signals[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN) sigaction(signals[i], &action, NULL);
-    cancellable = 1;
     return &cancelled;
 }
 
 int cli_cancel_end(void)
 {
     cancellable = 0;
-    return cancelled;
+    return qr_is_set(&cancelled);
 }

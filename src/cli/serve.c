@@ -383,6 +383,7 @@ static int run(const cli_args *given)
         .write_settings = cli_config_write,
         .settings_arg = (void *) (uintptr_t) given,
     };
+    const volatile int *stop = cli_cancel_begin(); /* whoever can connect may also stop it in order */
     if (sv_server_open(&server, &server_options, &err) != QR_OK) {
         cli_error(args, "%s", err.msg);
         code = err.code == QR_E_ARG ? CLI_USAGE : CLI_FAILURE;
@@ -392,7 +393,7 @@ static int run(const cli_args *given)
     const char *host = args->host != NULL ? args->host : "127.0.0.1";
     if (args->unix_socket != NULL) snprintf(address, sizeof address, "unix:%s", args->unix_socket);
     else snprintf(address, sizeof address, "http%s://%s:%u", args->tls_cert != NULL ? "s" : "", host, sv_server_port(server));
-    loader l = {.args = args, .log = &log, .server = server, .models = models, .n = n, .stop = cli_cancel_begin(), .spawn = spawn};
+    loader l = {.args = args, .log = &log, .server = server, .models = models, .n = n, .stop = stop, .spawn = spawn};
     if (spawn != NULL) code = cli_spawn_start(spawn, args);
     if (code == CLI_OK) code = serve_until_stopped(args, &l, address);
 done:
