@@ -103,7 +103,7 @@ def test_a_front_end_drains(vllm, serve):  # noqa: F811
     service = Service(serve, *urls(a, b))
     with concurrent.futures.ThreadPoolExecutor(4) as pool, service.server.connect() as idle:
         answers = [pool.submit(service.rerank, i, 20) for i in range(4)]
-        service.server.wait_for(lambda: a.running + b.running > 0, "work")
+        service.server.wait_for(lambda: service.server.metric("requests_in_flight") == 4 and a.running + b.running > 0, "work")
         service.server.process.send_signal(signal.SIGTERM)
         (a if a.running else b).stop()
         idle.sendall(b"GET /ready HTTP/1.1\r\nHost: h\r\n\r\n")
