@@ -39,6 +39,7 @@ _qwen_rerank()
         --max-concurrent) return ;;
         --prefix-cache) return ;;
         --memory) COMPREPLY=($(compgen -W "auto fast small" -- "$cur")); return ;;
+        --cache-dir) COMPREPLY=($(compgen -d -- "$cur")); return ;;
         --memory-limit) return ;;
         --prompt-prefix) return ;;
         --prompt-suffix) return ;;
@@ -61,7 +62,7 @@ _qwen_rerank()
         --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
         esac
         case $cur in
-        -*) COMPREPLY=($(compgen -W "--host --port --unix-socket --api-key --api-key-file --protect-metrics --cors-origin --served-name --url-prefix --spawn --vllm-command --max-documents --max-query-chars --max-document-chars --max-body --max-waiting --max-connections --request-timeout --drain-timeout --result-cache --warm-up --self-test --return-documents --mirror-data --log-format --log-texts --tls-cert --tls-key --model --pull --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        -*) COMPREPLY=($(compgen -W "--host --port --unix-socket --api-key --api-key-file --protect-metrics --cors-origin --served-name --url-prefix --spawn --vllm-command --max-documents --max-query-chars --max-document-chars --max-body --max-waiting --max-connections --request-timeout --drain-timeout --result-cache --warm-up --self-test --return-documents --mirror-data --log-format --log-texts --tls-cert --tls-key --model --pull --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory --cache-dir --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
         ;;
     pull)
@@ -100,6 +101,7 @@ _qwen_rerank()
         --max-concurrent) return ;;
         --prefix-cache) return ;;
         --memory) COMPREPLY=($(compgen -W "auto fast small" -- "$cur")); return ;;
+        --cache-dir) COMPREPLY=($(compgen -d -- "$cur")); return ;;
         --memory-limit) return ;;
         --prompt-prefix) return ;;
         --prompt-suffix) return ;;
@@ -122,7 +124,7 @@ _qwen_rerank()
         --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
         esac
         case $cur in
-        -*) COMPREPLY=($(compgen -W "--top-n --doc --input --lines --format --json --jsonl --text --raw --explain --color --model --pull --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        -*) COMPREPLY=($(compgen -W "--top-n --doc --input --lines --format --json --jsonl --text --raw --explain --color --model --pull --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory --cache-dir --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
         ;;
     score)
@@ -139,6 +141,7 @@ _qwen_rerank()
         --max-concurrent) return ;;
         --prefix-cache) return ;;
         --memory) COMPREPLY=($(compgen -W "auto fast small" -- "$cur")); return ;;
+        --cache-dir) COMPREPLY=($(compgen -d -- "$cur")); return ;;
         --memory-limit) return ;;
         --prompt-prefix) return ;;
         --prompt-suffix) return ;;
@@ -161,7 +164,7 @@ _qwen_rerank()
         --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
         esac
         case $cur in
-        -*) COMPREPLY=($(compgen -W "--logits --model --pull --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        -*) COMPREPLY=($(compgen -W "--logits --model --pull --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory --cache-dir --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
         ;;
     tokenize)
@@ -213,6 +216,7 @@ _qwen_rerank()
         --max-concurrent) return ;;
         --prefix-cache) return ;;
         --memory) COMPREPLY=($(compgen -W "auto fast small" -- "$cur")); return ;;
+        --cache-dir) COMPREPLY=($(compgen -d -- "$cur")); return ;;
         --memory-limit) return ;;
         --prompt-prefix) return ;;
         --prompt-suffix) return ;;
@@ -235,7 +239,7 @@ _qwen_rerank()
         --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
         esac
         case $cur in
-        -*) COMPREPLY=($(compgen -W "--json --host --port --unix-socket --api-key --api-key-file --protect-metrics --cors-origin --served-name --url-prefix --spawn --vllm-command --max-documents --max-query-chars --max-document-chars --max-body --max-waiting --max-connections --request-timeout --drain-timeout --result-cache --warm-up --self-test --return-documents --mirror-data --log-format --log-texts --tls-cert --tls-key --model --pull --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        -*) COMPREPLY=($(compgen -W "--json --host --port --unix-socket --api-key --api-key-file --protect-metrics --cors-origin --served-name --url-prefix --spawn --vllm-command --max-documents --max-query-chars --max-document-chars --max-body --max-waiting --max-connections --request-timeout --drain-timeout --result-cache --warm-up --self-test --return-documents --mirror-data --log-format --log-texts --tls-cert --tls-key --model --pull --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory --cache-dir --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
         ;;
     quantize)
@@ -270,6 +274,7 @@ _qwen_rerank()
         --max-concurrent) return ;;
         --prefix-cache) return ;;
         --memory) COMPREPLY=($(compgen -W "auto fast small" -- "$cur")); return ;;
+        --cache-dir) COMPREPLY=($(compgen -d -- "$cur")); return ;;
         --memory-limit) return ;;
         --prompt-prefix) return ;;
         --prompt-suffix) return ;;
@@ -292,7 +297,7 @@ _qwen_rerank()
         --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
         esac
         case $cur in
-        -*) COMPREPLY=($(compgen -W "--json --deep --model --pull --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        -*) COMPREPLY=($(compgen -W "--json --deep --model --pull --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory --cache-dir --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
         ;;
     parity)
@@ -311,6 +316,7 @@ _qwen_rerank()
         --max-concurrent) return ;;
         --prefix-cache) return ;;
         --memory) COMPREPLY=($(compgen -W "auto fast small" -- "$cur")); return ;;
+        --cache-dir) COMPREPLY=($(compgen -d -- "$cur")); return ;;
         --memory-limit) return ;;
         --prompt-prefix) return ;;
         --prompt-suffix) return ;;
@@ -333,7 +339,7 @@ _qwen_rerank()
         --log-level) COMPREPLY=($(compgen -W "error warn info debug" -- "$cur")); return ;;
         esac
         case $cur in
-        -*) COMPREPLY=($(compgen -W "--backends --pairs --tolerance --json --model --pull --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
+        -*) COMPREPLY=($(compgen -W "--backends --pairs --tolerance --json --model --pull --profile --config --instruction --max-length --backend --dtype --threads --max-batch-tokens --batch-size --max-concurrent --prefix-cache --memory --cache-dir --memory-limit --prompt-prefix --prompt-suffix --query-template --document-template --yes-token --no-token --device --flash-attn --torch-dir --mlx-compile --plugin-dir --tensor-parallel --gpu-memory --prefix-caching --max-model-len --vllm-url --vllm-model --vllm-api-key --vllm-api-key-file --vllm-protocol --vllm-ca --vllm-timeout --vllm-wait --vllm-hedge --verbose --quiet --log-level --help " -- "$cur")); return ;;
         esac
         ;;
     completion)

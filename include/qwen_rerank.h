@@ -123,6 +123,7 @@ typedef struct qr_options {
     double vllm_timeout_seconds; /* for the answer to one request; 0: 120 */
     double vllm_wait_seconds;    /* how long opening waits for a server that cannot be reached yet; 0: not at all; -1: it needs none */
     qr_memory memory;            /* cpu: how weights are held */
+    const char *cache_dir; /* cpu: folder for what the next start need not find out again (int8); made if missing; NULL: nothing is kept */
 } qr_options;
 
 typedef struct qr_engine qr_engine;

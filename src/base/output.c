@@ -142,6 +142,20 @@ void qr_output_close_folder(qr_output *out)
     *out = (qr_output){.fd = -1};
 }
 
+qr_status qr_make_folders(const char *path, qr_error *err)
+{
+    char *copy = qr_strndup(path, strlen(path));
+    if (copy == NULL) return qr_fail(err, QR_E_MEMORY, "%s: no memory for a path", path);
+    qr_status status = QR_OK;
+    for (char *p = copy + 1; status == QR_OK && (p = strchr(p, '/')) != NULL; p++) {
+        *p = 0;
+        if (mkdir(copy, 0777) != 0 && errno != EEXIST) status = fail_errno(copy, "make this folder", err);
+        *p = '/';
+    }
+    qr_free(copy);
+    return status;
+}
+
 qr_status qr_output_file(const char *dir, const char *name, const void *data, size_t n, qr_error *err)
 {
     qr_output out = {.fd = -1};

@@ -26,6 +26,8 @@ qr_status qr_output_commit_folder(qr_output *out, qr_error *err);
 /* Removes the plain files in the folder, then it. */
 void qr_output_close_folder(qr_output *out);
 
+/* Makes the folders on the way to a file that are missing. */
+qr_status qr_make_folders(const char *path, qr_error *err);
 /* A small file, whole. */
 qr_status qr_output_file(const char *dir, const char *name, const void *data, size_t n, qr_error *err);
 

@@ -53,6 +53,7 @@ typedef struct cli_args {
     const char *prompt_prefix, *prompt_suffix, *query_template, *document_template, *yes_token, *no_token;
     int dtype;  /* qr_dtype */
     int memory; /* qr_memory */
+    const char *cache_dir;
     size_t threads, max_length, max_batch_tokens, batch_size, max_concurrent, prefix_cache_mib, memory_limit_mib;
 
     /* for backends that have them */

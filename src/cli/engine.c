@@ -59,6 +59,10 @@ const cli_option cli_engine_options[] = {
      "cpu: weights unpacked once (fast), or kept as in the file and unpacked part by part whenever they are used (small: slower, same "
      "scores); auto takes fast where it fits.",
      "cpu_options.memory", "auto"},
+    {"cache-dir", 0, CLI_DIR, 0, offsetof(cli_args, cache_dir), "DIR", "QWEN_RERANK_CACHE_DIR",
+     "Folder for what the next start need not find out again: how a model takes int8 (default: $XDG_CACHE_HOME/qwen-rerank, else "
+     "~/.cache/qwen-rerank; none: nothing is kept).",
+     "cache.dir", NULL},
     {"memory-limit", 0, CLI_COUNT, 1, offsetof(cli_args, memory_limit_mib), "MIB", "QWEN_RERANK_MEMORY_LIMIT",
      "Refuse a model whose weights need more (default: what is free).", "limits.memory_mib", NULL},
     {"prompt-prefix", 0, CLI_TEXT, 0, offsetof(cli_args, prompt_prefix), "TEXT", "QWEN_RERANK_PROMPT_PREFIX",
@@ -240,12 +244,23 @@ static int read_key_file(const cli_args *args, char **key)
     return CLI_USAGE;
 }
 
+/* A new block; NULL: nothing is kept, as on a system without a home. */
+static char *find_cache_dir(const cli_args *args)
+{
+    const char *cache = cli_env("XDG_CACHE_HOME"), *home = cli_env("HOME");
+    if (args->cache_dir != NULL)
+        return strcmp(args->cache_dir, "none") != 0 && args->cache_dir[0] != 0 ? qr_strndup(args->cache_dir, strlen(args->cache_dir))
+                                                                               : NULL;
+    if (cache != NULL) return qr_path_join(cache, "qwen-rerank");
+    return home != NULL ? qr_path_join(home, ".cache/qwen-rerank") : NULL;
+}
+
 int cli_engine_open(const cli_args *args, const char *model, qr_log_fn log, void *log_arg, qr_engine **engine)
 {
     const char *backend;
     static const char *const protocols[] = {"completions", "classify", "generative-scoring"};
     qr_error err = {0};
-    char *dir = NULL, *key = NULL;
+    char *dir = NULL, *key = NULL, *cache_dir = NULL;
     *engine = NULL;
     if (args->threads > INT_MAX) {
         cli_error(args, "--threads: expected at most %d, found %zu", INT_MAX, args->threads);
@@ -260,6 +275,7 @@ int cli_engine_open(const cli_args *args, const char *model, qr_log_fn log, void
         qr_free(key);
         return code;
     }
+    cache_dir = find_cache_dir(args);
     qr_options options = {
         .model = dir,
         .backend = args->backend,
@@ -272,6 +288,7 @@ int cli_engine_open(const cli_args *args, const char *model, qr_log_fn log, void
         .result_cache_bytes = args->result_cache_mib << 20,
         .memory_limit = args->memory_limit_mib << 20,
         .memory = (qr_memory) args->memory,
+        .cache_dir = cache_dir,
         .instruction = args->instruction,
         .yes_token = args->yes_token,
         .no_token = args->no_token,
@@ -303,6 +320,7 @@ int cli_engine_open(const cli_args *args, const char *model, qr_log_fn log, void
     if (status != QR_OK) cli_error(args, "%s", err.msg);
     qr_free(dir);
     qr_free(key);
+    qr_free(cache_dir);
     return cli_exit_of_open(status);
 }
 

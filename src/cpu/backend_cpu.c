@@ -5,6 +5,7 @@
 #include "cpu/forward.h"
 #include "cpu/importance.h"
 #include "cpu/int8.h"
+#include "cpu/int8_file.h"
 #include "cpu/kernels.h"
 #include "engine/backend.h"
 
@@ -265,12 +266,29 @@ static qr_status run_reference(const qr_backend_cfg *cfg, qr_int8_plan *plan, do
     return status;
 }
 
+/* The same from the file of an earlier start where there is one, which sets *kept, else for the next. */
+static qr_status find_reference(const qr_backend_cfg *cfg, qr_int8_plan *plan, double *margins, int *kept, qr_error *err)
+{
+    qr_int8_file file;
+    qr_error why;
+    qr_int8_file_name(&file, cfg);
+    qr_status status = QR_OK;
+    *kept = qr_int8_file_load(&file, plan, margins, cfg->calibration->n_seqs);
+    if (!*kept) {
+        status = run_reference(cfg, plan, margins, err);
+        if (status == QR_OK && qr_int8_file_save(&file, plan, margins, cfg->calibration->n_seqs, &why) != QR_OK && cfg->log != NULL)
+            cfg->log(cfg->log_arg, QR_LOG_INFO, why.msg);
+    }
+    qr_int8_file_free(&file);
+    return status;
+}
+
 /* 8 bits are nobody's default: how far they move scores depends on the model, so each is tried before it is used. QR_INT8_ANYWAY is for
  * benchmarks, whose models are random and lose more than trained ones. */
 static qr_status open_int8(qr_backend **out, const qr_backend_cfg *cfg, qr_error *err)
 {
     const qr_batch *prompts = cfg->calibration;
-    char line[256];
+    char line[320];
     if (!qr_cpu_get()->native_int8)
         return qr_fail(err, QR_E_UNSUPPORTED,
                        "the cpu backend's int8 needs a processor with AVX-VNNI, or with AVX512-VNNI and a build with oneDNN");
@@ -279,9 +297,10 @@ static qr_status open_int8(qr_backend **out, const qr_backend_cfg *cfg, qr_error
     double *margins = qr_calloc(2 * prompts->n_seqs, sizeof *margins);
     qr_int8_plan plan = {0};
     qr_backend *b = NULL;
+    int kept = 0;
     qr_status status = margins == NULL ? qr_fail(err, QR_E_MEMORY, "no memory for %zu scores", prompts->n_seqs) : QR_OK;
     if (status == QR_OK) status = qr_int8_plan_open(&plan, &cfg->model->config, err);
-    if (status == QR_OK) status = run_reference(cfg, &plan, margins, err);
+    if (status == QR_OK) status = find_reference(cfg, &plan, margins, &kept, err);
     if (status == QR_OK) status = open_type(&b, cfg, QR_GEMM_INT8, &plan, err);
     if (status == QR_OK) status = find_margins(b, prompts, margins + prompts->n_seqs, err);
     if (status == QR_OK) {
@@ -297,7 +316,8 @@ static qr_status open_int8(qr_backend **out, const qr_backend_cfg *cfg, qr_error
                              QR_INT8_MIN_TAU, QR_INT8_MAX_SCORE, line);
         else if (cfg->log != NULL) {
             size_t n = strlen(line);
-            snprintf(line + n, sizeof line - n, anyway ? ": too far, used anyway" : "; checked in %.1f s", qr_now() - start);
+            snprintf(line + n, sizeof line - n, "%s; checked in %.1f s%s", anyway ? ": too far, used anyway" : "", qr_now() - start,
+                     kept ? ", f32 as found by an earlier start" : "");
             cfg->log(cfg->log_arg, anyway ? QR_LOG_WARN : QR_LOG_INFO, line);
         }
     }

@@ -14,7 +14,7 @@
 #include "model/weights.h"
 
 /* Raised when a field changes meaning; fields are only appended. A plug-in must also be of the same QR_VERSION, as it reads qr_model. */
-enum { QR_BACKEND_ABI = 3 };
+enum { QR_BACKEND_ABI = 4 };
 
 /* Room for a line that says why a backend can or cannot be used, with a path or two. */
 enum { QR_REASON_SIZE = 512 };
@@ -128,6 +128,7 @@ typedef struct qr_backend_cfg {
     size_t n_first_ids;
     const qr_batch *calibration; /* prompts to check 8-bit products with (calibration.h), or NULL; borrowed for open */
     qr_memory memory;            /* as in qr_options */
+    const char *cache_dir;       /* as in qr_options; borrowed for open */
 } qr_backend_cfg;
 
 typedef struct qr_backend_info {

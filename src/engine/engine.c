@@ -181,6 +181,7 @@ static qr_status start_scheduler(qr_engine *e, const qr_options *o, qr_error *er
     e->cfg.threads = o->threads;
     e->cfg.memory_limit = o->memory_limit;
     e->cfg.memory = o->memory;
+    e->cfg.cache_dir = o->cache_dir;
     e->cfg.max_batch_documents = o->max_batch_documents;
     e->cfg.max_concurrent = o->max_concurrent;
     e->cfg.flash_attention = o->flash_attention;

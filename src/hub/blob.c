@@ -5,6 +5,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "base/output.h"
 #include "base/system.h"
 
 #include <errno.h>
@@ -31,20 +32,6 @@ static uint64_t part_bytes_of(uint64_t size)
 static qr_status fail_io(qr_error *err, const char *path, const char *what)
 {
     return qr_fail(err, QR_E_IO, "%s: cannot %s: %s", path, what, strerror(errno));
-}
-
-qr_status qr_make_folders(const char *path, qr_error *err)
-{
-    char *copy = qr_strndup(path, strlen(path));
-    if (copy == NULL) return qr_fail(err, QR_E_MEMORY, "%s: no memory for a path", path);
-    qr_status status = QR_OK;
-    for (char *p = copy + 1; status == QR_OK && (p = strchr(p, '/')) != NULL; p++) {
-        *p = 0;
-        if (mkdir(copy, 0777) != 0 && errno != EEXIST) status = fail_io(err, copy, "make this folder");
-        *p = '/';
-    }
-    qr_free(copy);
-    return status;
 }
 
 char *qr_blob_path(const char *cache, const qr_hf_id *id, const qr_hub_file *file) { return qr_hf_path(cache, id, "blobs/%s", file->hash); }

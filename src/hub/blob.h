@@ -26,9 +26,6 @@ uint64_t qr_blob_kept(const char *cache, const qr_hf_id *id, const qr_hub_file *
 /* Holds the lock of huggingface_hub meanwhile: two pulls fetch it once. */
 qr_status qr_blob_fetch(const qr_blob *blob, qr_error *err);
 
-/* Folders on the way to a file. */
-qr_status qr_make_folders(const char *path, qr_error *err);
-
 /* A journal of parts: its first line names size and part size, each other one a part that is on the disk. Fills have [n_parts] and returns
  * how many; anything else than such a file is as good as none. For tests. */
 size_t qr_blob_read_journal(const char *text, size_t len, uint64_t size, uint64_t part_bytes, unsigned char *have, size_t n_parts);

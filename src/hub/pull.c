@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/json_in.h"
 #include "base/mem.h"
+#include "base/output.h"
 #include "base/system.h"
 #include "hub/blob.h"
 #include "model/gguf.h"

@@ -18,7 +18,7 @@ class Options(c.Structure):
         ("vllm_hedge", c.c_int), ("warm_up", c.c_int),
         ("torch_dir", c.c_char_p), ("plugin_dir", c.c_char_p), ("vllm_urls", c.POINTER(c.c_char_p)), ("n_vllm_urls", c.c_size_t),
         ("vllm_model", c.c_char_p), ("vllm_api_key", c.c_char_p), ("vllm_protocol", c.c_char_p), ("vllm_ca_file", c.c_char_p),
-        ("vllm_timeout_seconds", c.c_double), ("vllm_wait_seconds", c.c_double), ("memory", c.c_int),
+        ("vllm_timeout_seconds", c.c_double), ("vllm_wait_seconds", c.c_double), ("memory", c.c_int), ("cache_dir", c.c_char_p),
     ]  # fmt: skip
 
 

@@ -25,6 +25,7 @@ def environment(**extra):
     env = {k: v for k, v in os.environ.items() if not k.startswith("QWEN_RERANK_") and k not in ("NO_COLOR", "COLUMNS")}
     env["QWEN_RERANK_MODEL_ID"] = MODEL
     env["XDG_CONFIG_HOME"] = "/nonexistent"  # nor a file with profiles
+    env["QWEN_RERANK_CACHE_DIR"] = "none"  # nor what an earlier run left
     env.update(extra)
     return env
 
