@@ -156,12 +156,13 @@ bench: build ## speed on this machine, also to bench/results; MODEL=DIR, else a 
 	@scripts/lines_venv.sh build/plot-venv bench/plot-requirements.txt
 	@build/plot-venv/bin/python bench/plot.py bench/results/*.csv
 
-bench-compare: build ## the CPU engine and PyTorch beside transformers on this machine, on the same texts; minutes to hours
+bench-compare: build ## the CPU engine and PyTorch beside transformers on this machine, on the same texts; VLLM=1: and vLLM; minutes to hours
 	@scripts/deps.sh test
 	@$(if $(MODEL),,scripts/testdata.sh $(BUILD)/make_checkpoint build/testdata 0.6b-1)
 	@scripts/lines_venv.sh build/bench-venv bench/requirements.txt
+	@$(if $(VLLM),scripts/vllm_venv.sh)
 	@$(BUILD)/bench --compare --model $(or $(MODEL),build/testdata/0.6b-1) \
-	    --backend cpu --backend pytorch $(BENCH_ARGS) $(or $(WORKLOADS),bench/workloads/*.json)
+	    --backend cpu --backend pytorch $(if $(VLLM),--vllm build/vllm-venv/bin/python) $(BENCH_ARGS) $(or $(WORKLOADS),bench/workloads/*.json)
 
 bench-http: build ## what the service costs around the model (wrk, a backend that answers at once)
 	@scripts/deps.sh bench-http

@@ -241,8 +241,10 @@ static const char *csv_path(const char *path, const char *device)
 static const char usage[] =
     "usage: bench --model DIR [--backend NAME] [--device D] [--torch-dir DIR] [--plugin-dir DIR] [--dtype f32|bf16|f16|int8]\n"
     "             [--memory fast|small] [--threads N] [--batch-tokens N] [--repeat N] [--csv FILE or FOLDER/] WORKLOAD.json...\n"
-    "       bench --compare --model DIR [--backend NAME]... [--dtype f32|bf16] [--batch 1,4,8,all] [--repeat N] WORKLOAD.json...\n"
-    "The second runs transformers on the same checkpoint and texts, too, and prints the ratios; `make bench-compare` installs it.\n";
+    "       bench --compare --model DIR [--backend NAME]... [--dtype f32|bf16] [--batch 1,4,8,all] [--vllm PYTHON] [--repeat N]\n"
+    "             WORKLOAD.json...\n"
+    "The second runs transformers, and vLLM if told where, on the same checkpoint and texts, and prints the ratios; `make bench-compare`\n"
+    "installs the first, with VLLM=1 both.\n";
 
 static qr_dtype parse_dtype(const char *word)
 {

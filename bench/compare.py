@@ -1,17 +1,24 @@
 #!/usr/bin/env python3
-"""Documents per second of our backends and of transformers (PyTorch on the CPU), one after another on the same checkpoint and texts.
+"""Documents per second of our backends, of transformers and of vLLM (both on the CPU), one after another on the same checkpoint and texts.
 
     build/bench --compare --model DIR [--backend cpu --backend pytorch --backend cpu:int8 ...] [--dtype bf16] [--batch 1,4,8,all]
-                          WORKLOAD.json...
+                          [--vllm build/vllm-venv/bin/python] WORKLOAD.json...
 
-transformers gets what helps it: documents sorted by length, logits of the last position only, its best batch size, no gradients."""
+transformers gets what helps it: documents sorted by length, logits of the last position only, its best batch size, no gradients. An empty
+--batch leaves it out. vLLM gets all prompts in one request for one token each, and blocks of its prefix cache that are small enough for the
+head of the prompt to be shared. Its server, of the Python that --vllm names, is stopped (SIGSTOP) while others are measured."""
 
 import argparse
+import http.client
 import json
+import os
 import pathlib
 import re
+import signal
+import socket
 import statistics
 import subprocess
+import tempfile
 import time
 
 import torch
@@ -23,6 +30,11 @@ PREFIX = (
 )
 SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
+YES, NO = 9693, 2152
+
+
+def prompts(query, documents):
+    return [f"{PREFIX}<Instruct>: {INSTRUCTION}\n<Query>: {query}\n<Document>: {d}{SUFFIX}" for d in documents]
 
 
 class Transformers:
@@ -33,8 +45,7 @@ class Transformers:
 
     @torch.inference_mode()
     def score(self, query, documents, batch):
-        prompts = [f"{PREFIX}<Instruct>: {INSTRUCTION}\n<Query>: {query}\n<Document>: {d}{SUFFIX}" for d in documents]
-        ids = sorted(self.tokenizer(prompts, add_special_tokens=False)["input_ids"], key=len)
+        ids = sorted(self.tokenizer(prompts(query, documents), add_special_tokens=False)["input_ids"], key=len)
         for i in range(0, len(ids), batch):
             inputs = self.tokenizer.pad({"input_ids": ids[i : i + batch]}, return_tensors="pt")
             logits = self.model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1, self.labels]
@@ -46,6 +57,65 @@ class Transformers:
         return time.perf_counter() - start
 
 
+class Vllm:
+    """A server; `with` wakes it up for as long as it is measured."""
+
+    def __init__(self, python, model, dtype):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.log = tempfile.NamedTemporaryFile(suffix=".log")
+        self.n_requests = 0
+        settings = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_CPU_KVCACHE_SPACE": "4"}
+        options = ["--served-model-name", "reranker", "--dtype", {"bf16": "bfloat16", "f32": "float32"}[dtype], "--max-model-len", "8193"]
+        self.process = subprocess.Popen(
+            [python, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--host", "127.0.0.1", "--port", str(self.port),
+             "--enable-prefix-caching", "--block-size", "32", *options],
+            env=os.environ | settings, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        while not self.is_healthy():
+            if self.process.poll() is not None:
+                raise SystemExit(f"vLLM ended: {pathlib.Path(self.log.name).read_text()[-3000:]}")
+            time.sleep(0.5)
+        self.tell(signal.SIGSTOP)
+
+    def is_healthy(self):
+        try:
+            return self.ask("GET", "/health")[0] == 200
+        except OSError:
+            return False
+
+    def tell(self, number):
+        os.killpg(self.process.pid, number)
+
+    def __enter__(self):
+        self.tell(signal.SIGCONT)
+        return self
+
+    def __exit__(self, *_):
+        self.tell(signal.SIGSTOP)
+
+    def close(self):
+        self.tell(signal.SIGKILL)
+        self.process.wait()
+
+    def ask(self, method, path, body=None):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=3600)
+        connection.request(method, path, body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+    def seconds(self, query, documents):
+        self.n_requests += 1  # a new query each time: nothing but the documents of one request may share its beginning
+        fields = {"model": "reranker", "max_tokens": 1, "temperature": 0, "logprobs": 0, "logprob_token_ids": [YES, NO]}
+        body = json.dumps(fields | {"prompt": prompts(f"{query} ({self.n_requests})", documents)}).encode()
+        start = time.perf_counter()
+        status, answer = self.ask("POST", "/v1/completions", body)
+        seconds = time.perf_counter() - start
+        assert status == 200 and len(json.loads(answer)["choices"]) == len(documents), answer[:500]
+        return seconds
+
+
 def ours(args, backend, workload):
     name, _, dtype = backend.partition(":")
     options = ["--torch-dir", pathlib.Path(torch.__file__).parent] if name == "pytorch" else []
@@ -55,6 +125,32 @@ def ours(args, backend, workload):
     return seconds, re.search(r"^peak memory .*", out, re.M)[0]
 
 
+def best_of_transformers(args, peer, query, documents):
+    """Its median with the batch size that is best, and what all of them took."""
+    sizes = dict.fromkeys(len(documents) if b == "all" else min(int(b), len(documents)) for b in args.batch.split(","))
+    peer.score(query, documents[:2], 2)
+    tried = {b: peer.seconds(query, documents, b) for b in sizes}
+    best = min(tried, key=tried.get)
+    again = [peer.seconds(query, documents, best) for _ in range(args.repeat - 1)]
+    return statistics.median([tried[best], *again]), f"batches of {best}; {', '.join(f'{b}: {s:.2f} s' for b, s in tried.items())}"
+
+
+def compare(args, path, transformers, vllm):
+    workload = json.loads(path.read_text())
+    query, documents = workload["query"], workload["documents"]
+    rows = [(f"ours, {b}", *ours(args, b, path)) for b in args.backend or ["cpu"]]
+    peers = []
+    if transformers is not None:
+        peers.append(("transformers", *best_of_transformers(args, transformers, query, documents)))
+    if vllm is not None:
+        with vllm:
+            vllm.seconds(query, documents)  # warm
+            peers.append(("vLLM", statistics.median(vllm.seconds(query, documents) for _ in range(args.repeat)), ""))
+    for name, seconds, detail in rows + peers:
+        ratios = ", ".join(f"{theirs / seconds:.2f} x {peer}" for peer, theirs, _ in peers if name.startswith("ours"))
+        print(f"{path.name:<20} {name:<16} {seconds:9.3f} {len(documents) / seconds:9.2f}  {'; '.join(filter(None, [ratios, detail]))}", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bench", required=True)
@@ -62,25 +158,19 @@ def main():
     parser.add_argument("--backend", action="append")
     parser.add_argument("--dtype", default="bf16", choices=["bf16", "f32"])
     parser.add_argument("--batch", default="1,4,8,all")
+    parser.add_argument("--vllm", metavar="PYTHON")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("workloads", nargs="+", type=pathlib.Path)
     args = parser.parse_args()
-    peer = Transformers(args.model, {"bf16": torch.bfloat16, "f32": torch.float32}[args.dtype])
-    print(f"{'workload':<20} {'runner':<28} {'seconds':>9} {'docs/s':>9} {'ratio':>6}")
-    for path in args.workloads:
-        workload = json.loads(path.read_text())
-        query, documents = workload["query"], workload["documents"]
-        first = {b: ours(args, b, path) for b in args.backend or ["cpu"]}
-        sizes = dict.fromkeys(len(documents) if b == "all" else min(int(b), len(documents)) for b in args.batch.split(","))
-        peer.score(query, documents[:2], 2)
-        tried = {b: peer.seconds(query, documents, b) for b in sizes}
-        best = min(tried, key=tried.get)
-        theirs = statistics.median([tried[best], *(peer.seconds(query, documents, best) for _ in range(args.repeat - 1))])
-        rows = [(f"transformers, batches of {best}", theirs, ""), *((f"ours, {b}", s, memory) for b, (s, memory) in first.items())]
-        for name, seconds, memory in rows:
-            rate = len(documents) / seconds
-            print(f"{path.name:<20} {name:<28} {seconds:9.3f} {rate:9.2f} {theirs / seconds:6.2f}  {memory}", flush=True)
-        print(f"{'':<20} other batch sizes: {', '.join(f'{b}: {s:.2f} s' for b, s in tried.items())}", flush=True)
+    vllm = Vllm(args.vllm, args.model, args.dtype) if args.vllm else None
+    try:
+        transformers = Transformers(args.model, {"bf16": torch.bfloat16, "f32": torch.float32}[args.dtype]) if args.batch else None
+        print(f"{'workload':<20} {'runner':<16} {'seconds':>9} {'docs/s':>9}  ratio in documents/s")
+        for path in args.workloads:
+            compare(args, path, transformers, vllm)
+    finally:
+        if vllm is not None:
+            vllm.close()
 
 
 if __name__ == "__main__":
