@@ -9,32 +9,25 @@ transformers gets what helps it: documents sorted by length, logits of the last 
 head of the prompt to be shared. Its server, of the Python that --vllm names, is stopped (SIGSTOP) while others are measured."""
 
 import argparse
+import atexit
+import contextlib
 import http.client
 import json
 import os
 import pathlib
 import re
 import signal
-import socket
 import statistics
 import subprocess
 import tempfile
 import time
 
 import torch
+from common import completion, free_port, prompts
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-PREFIX = (
-    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct provided. "
-    'Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
-)
-SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
-INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
-YES, NO = 9693, 2152
-
-
-def prompts(query, documents):
-    return [f"{PREFIX}<Instruct>: {INSTRUCTION}\n<Query>: {query}\n<Document>: {d}{SUFFIX}" for d in documents]
+TYPES = {"bf16": "bfloat16", "f32": "float32"}  # as PyTorch and vLLM call them
+START_S = 600
 
 
 class Transformers:
@@ -61,23 +54,21 @@ class Vllm:
     """A server; `with` wakes it up for as long as it is measured."""
 
     def __init__(self, python, model, dtype):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port, self.n_requests = free_port(), 0
         self.log = tempfile.NamedTemporaryFile(suffix=".log")
-        self.n_requests = 0
         settings = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_CPU_KVCACHE_SPACE": "4"}
         # Left to itself it keeps one core of two free, and takes twice as long.
         settings["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, sorted(os.sched_getaffinity(0))))
-        options = ["--served-model-name", "reranker", "--dtype", {"bf16": "bfloat16", "f32": "float32"}[dtype], "--max-model-len", "8193"]
         self.process = subprocess.Popen(
-            [python, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--host", "127.0.0.1", "--port", str(self.port),
-             "--enable-prefix-caching", "--block-size", "32", *options],
+            [python, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--host", "127.0.0.1", "--port", str(self.port), "--dtype",
+             TYPES[dtype], "--served-model-name", "reranker", "--max-model-len", "8193", "--enable-prefix-caching", "--block-size", "32"],
             env=os.environ | settings, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
+        atexit.register(self.close)
+        end = time.monotonic() + START_S
         while not self.is_healthy():
-            if self.process.poll() is not None:
-                raise SystemExit(f"vLLM ended: {pathlib.Path(self.log.name).read_text()[-3000:]}")
+            if self.process.poll() is not None or time.monotonic() > end:
+                raise SystemExit(f"vLLM does not get ready: {pathlib.Path(self.log.name).read_text()[-3000:]}")
             time.sleep(0.5)
         self.tell(signal.SIGSTOP)
 
@@ -98,7 +89,8 @@ class Vllm:
         self.tell(signal.SIGSTOP)
 
     def close(self):
-        self.tell(signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            self.tell(signal.SIGKILL)
         self.process.wait()
 
     def ask(self, method, path, body=None):
@@ -109,8 +101,7 @@ class Vllm:
 
     def seconds(self, query, documents):
         self.n_requests += 1  # a new query each time: nothing but the documents of one request may share its beginning
-        fields = {"model": "reranker", "max_tokens": 1, "temperature": 0, "logprobs": 0, "logprob_token_ids": [YES, NO]}
-        body = json.dumps(fields | {"prompt": prompts(f"{query} ({self.n_requests})", documents)}).encode()
+        body = json.dumps(completion("reranker", prompts(f"{query} ({self.n_requests})", documents))).encode()
         start = time.perf_counter()
         status, answer = self.ask("POST", "/v1/completions", body)
         seconds = time.perf_counter() - start
@@ -137,10 +128,14 @@ def best_of_transformers(args, peer, query, documents):
     return statistics.median([tried[best], *again]), f"batches of {best}; {', '.join(f'{b}: {s:.2f} s' for b, s in tried.items())}"
 
 
+def print_row(path, name, seconds, documents, detail):
+    print(f"{path.name:<20} {name:<16} {seconds:9.3f} {len(documents) / seconds:9.2f}  {detail}", flush=True)
+
+
 def compare(args, path, transformers, vllm):
     workload = json.loads(path.read_text())
     query, documents = workload["query"], workload["documents"]
-    rows = [(f"ours, {b}", *ours(args, b, path)) for b in args.backend or ["cpu"]]
+    own = [(f"ours, {b}", *ours(args, b, path)) for b in args.backend or ["cpu"]]
     peers = []
     if transformers is not None:
         peers.append(("transformers", *best_of_transformers(args, transformers, query, documents)))
@@ -148,9 +143,11 @@ def compare(args, path, transformers, vllm):
         with vllm:
             vllm.seconds(query, documents)  # warm
             peers.append(("vLLM", statistics.median(vllm.seconds(query, documents) for _ in range(args.repeat)), ""))
-    for name, seconds, detail in rows + peers:
-        ratios = ", ".join(f"{theirs / seconds:.2f} x {peer}" for peer, theirs, _ in peers if name.startswith("ours"))
-        print(f"{path.name:<20} {name:<16} {seconds:9.3f} {len(documents) / seconds:9.2f}  {'; '.join(filter(None, [ratios, detail]))}", flush=True)
+    for name, seconds, memory in own:
+        ratios = [f"{theirs / seconds:.2f} x {peer}" for peer, theirs, _ in peers]
+        print_row(path, name, seconds, documents, "; ".join([*ratios, memory]))
+    for name, seconds, detail in peers:
+        print_row(path, name, seconds, documents, detail)
 
 
 def main():
@@ -165,14 +162,10 @@ def main():
     parser.add_argument("workloads", nargs="+", type=pathlib.Path)
     args = parser.parse_args()
     vllm = Vllm(args.vllm, args.model, args.dtype) if args.vllm else None
-    try:
-        transformers = Transformers(args.model, {"bf16": torch.bfloat16, "f32": torch.float32}[args.dtype]) if args.batch else None
-        print(f"{'workload':<20} {'runner':<16} {'seconds':>9} {'docs/s':>9}  ratio in documents/s")
-        for path in args.workloads:
-            compare(args, path, transformers, vllm)
-    finally:
-        if vllm is not None:
-            vllm.close()
+    transformers = Transformers(args.model, getattr(torch, TYPES[args.dtype])) if args.batch else None
+    print(f"{'workload':<20} {'runner':<16} {'seconds':>9} {'docs/s':>9}  ratio in documents/s")
+    for path in args.workloads:
+        compare(args, path, transformers, vllm)
 
 
 if __name__ == "__main__":

@@ -10,19 +10,14 @@ import argparse
 import http.client
 import json
 import pathlib
-import socket
 import statistics
 import subprocess
 import threading
 import time
 
+from common import free_port
+
 CHARACTERS = 430  # about 100 tokens of English
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 class Service:

@@ -17,13 +17,7 @@ import subprocess
 import time
 import urllib.parse
 
-PREFIX = (
-    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct provided. "
-    'Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
-)
-SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
-INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
-YES, NO = 9693, 2152
+from common import completion, free_port, prompts
 
 
 class Client:
@@ -73,14 +67,8 @@ def tokenize(args, text):
     return [t["id"] for t in json.loads(done.stdout)["tokens"]]
 
 
-def prompts(args, query, documents):
-    return [tokenize(args, f"{PREFIX}<Instruct>: {INSTRUCTION}\n<Query>: {query}\n<Document>: {d}{SUFFIX}") for d in documents]
-
-
 def start_front_end(args):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     command = [args.program, "serve", "--model", args.model, "--vllm-url", args.vllm, "--port", str(port), "--log-level", "error"]
     process = subprocess.Popen(command)
     client = Client(f"http://127.0.0.1:{port}")
@@ -108,15 +96,14 @@ def main():
     process, front = start_front_end(args)
     vllm = Client(args.vllm)
     name = json.loads(vllm.get("/v1/models")[1])["data"][0]["id"]
-    fields = {"model": name, "max_tokens": 1, "temperature": 0, "logprobs": 0, "logprob_token_ids": [YES, NO], "allowed_token_ids": [YES, NO]}
     direct, through, shared = [], [], ([], [])
     try:
         for i in range(args.repeat + 1):
             run = random.randrange(10**6)
             queries = [f"{workload['query']} ({run} {side})" for side in "ab"]
-            ids = prompts(args, queries[0], documents)
+            ids = [tokenize(args, prompt) for prompt in prompts(queries[0], documents)]
             steps = [
-                lambda: direct.append(vllm.post("/v1/completions", fields | {"prompt": ids})[1]),
+                lambda: direct.append(vllm.post("/v1/completions", completion(name, ids))[1]),
                 lambda: through.append(front.post("/v1/rerank", {"query": queries[1], "documents": documents})[1]),
             ]
             for side in (0, 1) if i % 2 else (1, 0):

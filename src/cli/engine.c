@@ -248,9 +248,8 @@ static int read_key_file(const cli_args *args, char **key)
 static char *find_cache_dir(const cli_args *args)
 {
     const char *cache = cli_env("XDG_CACHE_HOME"), *home = cli_env("HOME");
-    if (args->cache_dir != NULL)
-        return strcmp(args->cache_dir, "none") != 0 && args->cache_dir[0] != 0 ? qr_strndup(args->cache_dir, strlen(args->cache_dir))
-                                                                               : NULL;
+    if (args->cache_dir != NULL && (args->cache_dir[0] == 0 || strcmp(args->cache_dir, "none") == 0)) return NULL;
+    if (args->cache_dir != NULL) return qr_strndup(args->cache_dir, strlen(args->cache_dir));
     if (cache != NULL) return qr_path_join(cache, "qwen-rerank");
     return home != NULL ? qr_path_join(home, ".cache/qwen-rerank") : NULL;
 }

@@ -14,7 +14,7 @@
 #include "model/weights.h"
 
 /* Raised when a field changes meaning; fields are only appended. A plug-in must also be of the same QR_VERSION, as it reads qr_model. */
-enum { QR_BACKEND_ABI = 4 };
+enum { QR_BACKEND_ABI = 3 };
 
 /* Room for a line that says why a backend can or cannot be used, with a path or two. */
 enum { QR_REASON_SIZE = 512 };
