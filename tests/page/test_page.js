@@ -82,6 +82,15 @@ async function rank(query, documents) {
 
 const file = (name, text) => ({ name, mimeType: 'text/plain', buffer: Buffer.from(text) });
 
+const chips = (n) => waitFor((n) => document.querySelectorAll('#chips li').length === n, n);
+
+/** Chooses files that can be read, and waits until they are. */
+async function choose(...files) {
+    const before = await page.locator('#chips li').count();
+    await page.setInputFiles('#files', files);
+    await chips(before + files.length);
+}
+
 /** Drops a file as a person does. */
 async function drop(selector, name, text) {
     const transfer = await page.evaluateHandle(
@@ -147,7 +156,7 @@ describe('ranking', () => {
             '"><svg onload=alert(3)>',
             '</pre><iframe src="javascript:alert(4)">',
         ];
-        await page.setInputFiles('#files', [file('<img src=x onerror=alert(5)>.txt', 'harmless')]);
+        await choose(file('<img src=x onerror=alert(5)>.txt', 'harmless'));
         await rank(`<b>which?</b>' "$(id)`, hostile.join('\n'));
         assert.deepEqual((await texts()).sort(), [...hostile, 'harmless'].sort());
         assert.equal(await page.locator('main img, main iframe, main script, main b, #list svg').count(), 0);
@@ -177,8 +186,8 @@ describe('ranking', () => {
     test('ten thousand documents', async () => {
         await open();
         const lines = Array.from({ length: 10000 }, (_, i) => JSON.stringify({ text: `note ${i}` }));
-        await page.setInputFiles('#files', [file('many.jsonl', lines.join('\n'))]);
-        await waitFor(() => document.getElementById('count').textContent === '10,000 documents');
+        await choose(file('many.jsonl', lines.join('\n')));
+        assert.equal(await page.textContent('#count'), '10,000 documents');
         await page.fill('#query', 'note 77');
         await page.click('#rank');
         await waitFor(() => document.getElementById('list').children.length === 200 && document.getElementById('progress').value < 1e4); // while it is computed
@@ -201,9 +210,9 @@ describe('ranking', () => {
 describe('files', () => {
     test('chosen and dropped ones, with lines, blank lines and JSON', async () => {
         await open();
-        await page.setInputFiles('#files', [file('a.txt', 'apple\r\npear\r\n'), file('b.jsonl', '{"text": "plum\\ntree"}\n"fig"\n')]);
+        await choose(file('a.txt', 'apple\r\npear\r\n'), file('b.jsonl', '{"text": "plum\\ntree"}\n"fig"\n'));
         await drop('#documents', 'c.json', '["grape", {"text": "melon"}]');
-        await waitFor(() => document.querySelectorAll('#chips li').length === 3);
+        await chips(3);
         await rank('fruit', 'kiwi');
         assert.deepEqual((await texts()).sort(), ['apple', 'fig', 'grape', 'kiwi', 'melon', 'pear', 'plum\ntree']);
         await page.check('[name=separator][value=blank]');
@@ -217,8 +226,9 @@ describe('files', () => {
         await page.evaluate((text) => navigator.clipboard.writeText(text), 'some line\n'.repeat(20000));
         await page.focus('#documents');
         await page.keyboard.press('Control+V');
-        await waitFor(() => document.getElementById('count').textContent === '20,000 documents');
+        await chips(1);
         assert.equal(await page.textContent('.chip-name'), 'Pasted text');
+        assert.equal(await page.textContent('#count'), '20,000 documents');
         assert.equal(await page.inputValue('#documents'), '');
     });
 
@@ -254,8 +264,10 @@ describe('files', () => {
         assert.equal(download.suggestedFilename(), 'request.json');
         const saved = fs.readFileSync(await download.path(), 'utf8');
         await page.click('#clear');
+        assert.equal(await page.textContent('#count'), '');
         await drop('#documents', 'request.json', saved);
-        await waitFor(() => document.getElementById('count').textContent === '2 documents');
+        await chips(1);
+        assert.equal(await page.textContent('#count'), '2 documents');
         assert.equal(await page.inputValue('#query'), 'needle');
         await rank();
         assert.deepEqual(await texts(), ['needle']);
@@ -295,7 +307,7 @@ describe('by keyboard', () => {
     test('what Example and Clear replace comes back', async () => {
         await open();
         await fill('mine', 'first\nsecond');
-        await page.setInputFiles('#files', [file('a.txt', 'third')]);
+        await choose(file('a.txt', 'third'));
         await page.click('#clear');
         assert.equal(await page.inputValue('#query'), '');
         await page.click('#undo');
@@ -353,8 +365,7 @@ describe('trouble', () => {
         await open();
         await page.fill('#query', 'needle');
         const hay = Array.from({ length: 5000 }, (_, i) => `${i} ${'hay '.repeat(100)}`).join('\n');
-        await page.setInputFiles('#files', [file('hay.txt', hay)]);
-        await waitFor(() => document.querySelectorAll('#chips li').length === 1);
+        await choose(file('hay.txt', hay));
         await page.click('#rank');
         await waitFor(() => document.getElementById('list').children.length > 0);
         await page.focus('#cancel');
@@ -543,6 +554,7 @@ describe('programs', () => {
 
     test('copying works without the clipboard interface, which plain HTTP lacks', async () => {
         await open();
+        await waitFor(() => document.getElementById('model').value === 'builtin'); // the snippets name it from now on
         await page.evaluate(() => Object.defineProperty(navigator, 'clipboard', { value: undefined }));
         await page.click('[data-copies=python]');
         await waitFor(() => document.querySelector('[data-copies=python]').textContent === 'Copied');
@@ -571,11 +583,13 @@ describe('the panel', () => {
         );
         await page.click('#example');
         await idle();
-        for (const name of ['Requests/s', 'Documents/s', 'Tokens/s'])
-            await waitFor((name) => {
-                const tile = [...document.querySelectorAll('.tile')].find((t) => t.querySelector('dt').textContent === name);
-                return parseFloat(tile.querySelector('.value').textContent) > 0;
-            }, name);
+        await waitFor(
+            (rates) => {
+                const tiles = [...document.querySelectorAll('.tile')].filter((t) => rates.includes(t.querySelector('dt').textContent));
+                return tiles.length === rates.length && tiles.every((t) => parseFloat(t.querySelector('.value').textContent) > 0);
+            },
+            ['Requests/s', 'Documents/s', 'Tokens/s'],
+        );
     });
 
     test('is read every two seconds, only while somebody looks', async () => {
@@ -625,8 +639,7 @@ describe('everywhere', () => {
     test('nothing is wider than a small phone', async () => {
         await open(server.url, { viewport: { width: 360, height: 740 } });
         await rank('a'.repeat(200), `${'b'.repeat(500)}\nshort`);
-        await page.setInputFiles('#files', [file(`${'long'.repeat(50)}.txt`, 'x')]);
-        await page.waitForSelector('#chips li');
+        await choose(file(`${'long'.repeat(50)}.txt`, 'x'));
         await page.click('#backends summary');
         assert.ok((await page.evaluate(() => document.documentElement.scrollWidth)) <= 360);
     });
@@ -672,7 +685,7 @@ describe('accessibility', () => {
             await open(server.url, { ...look, bypassCSP: true });
             await page.evaluate(axe);
             await check();
-            await page.setInputFiles('#files', [file('a.txt', `third\n${'long '.repeat(200)}`)]);
+            await choose(file('a.txt', `third\n${'long '.repeat(200)}`));
             await page.click('#backends summary');
             await rank('first', 'first\nsecond');
             await check();

@@ -253,7 +253,7 @@ function showFiles() {
         }),
     );
     $('chips').hidden = files.length === 0;
-    changed();
+    showChange();
 }
 
 $('files').addEventListener('change', async () => {
@@ -332,18 +332,18 @@ function showFormError(text, field) {
 }
 
 let changeTimer;
-function changed() {
+function showChange() {
     clearTimeout(changeTimer);
-    changeTimer = setTimeout(() => {
-        const n = readDocuments().length;
-        $('count').textContent = n === 0 ? '' : plural(n, 'document');
-        writeSnippets();
-    }, 120);
+    const n = readDocuments().length;
+    $('count').textContent = n === 0 ? '' : plural(n, 'document');
+    writeSnippets();
 }
 
+// While somebody types, it can wait.
 $('form').addEventListener('input', (event) => {
+    clearTimeout(changeTimer);
     if (event.target.name === 'separator') showFiles();
-    else changed();
+    else changeTimer = setTimeout(showChange, 120);
 });
 
 function showExample() {
@@ -944,5 +944,5 @@ async function poll() {
 for (const name of ['State', 'Model', 'Backend', 'Numbers', 'In work or waiting', ...Object.keys(COUNTERS)]) setTile(name, '–');
 $('forget').hidden = key === null;
 document.addEventListener('visibilitychange', poll);
-changed();
+showChange();
 poll();
