@@ -2,12 +2,15 @@
 #
 #   CC=clang                 another compiler, in its own folder (build-clang)
 #   SAN=address|undefined|thread   a sanitizer build, in its own folder (build-address); address comes with undefined
+#   TEST_JOBS=N              how many tests of `make test` run at once
 #   CMAKE_FLAGS="-DQR_ONEDNN=OFF"  more options, for a folder that is configured for the first time
 
 comma := ,
 SAN ?=
 PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 60
+# Most tests wait: for servers that stall, for what must not happen.
+TEST_JOBS ?= $(shell getconf _NPROCESSORS_ONLN | awk '{ print $$1 < 7 ? $$1 + 1 : 8 }')
 TORCH_VERSIONS ?= 2.9.1 2.10.0 2.11.0 2.12.0 2.14.1
 CMAKE_FLAGS ?=
 
@@ -73,7 +76,7 @@ test-unit: data
 test-python: data
 	@scripts/deps.sh test
 	@scripts/venv.sh
-	@scripts/san-env.sh "$(SAN)" build/venv/bin/pytest -p no:cacheprovider -q $(if $(SAN),-m "not slow") $(if $(filter thread,$(SAN)),--ignore tests/gguf --ignore tests/quantize) --ignore tests/clients --ignore tests/amx tests
+	@scripts/san-env.sh "$(SAN)" build/venv/bin/pytest -p no:cacheprovider -q -n $(TEST_JOBS) --dist worksteal $(if $(SAN),-m "not slow") $(if $(filter thread,$(SAN)),--ignore tests/gguf --ignore tests/quantize) --ignore tests/clients --ignore tests/amx tests
 
 test-load: data ## the mixed load of 50 clients for 60 seconds, slow and hostile ones, large requests; 10 minutes
 	@scripts/deps.sh test memcheck

@@ -185,16 +185,18 @@ def test_waiting_for_a_server_that_starts(vllm):
     check(score(PAIRS[:5], "--vllm-url", fake.url, "--vllm-wait", "60"))
 
 
-def test_one_good_server_is_enough_and_another_model_gets_no_work(vllm):
+def test_one_good_server_is_enough_and_another_model_gets_no_work(vllm, serve):
     good, other, absent = vllm(), vllm(shift=5), vllm()
     absent.stop()
-    done = cli("score", *urls(good, absent), stdin=json.dumps(PAIRS[0]) + "\n")
-    assert done.returncode == 0 and f"{absent.url} is out" in done.stderr.decode()
-    done = cli("score", *urls(good), *urls(other), stdin="".join(json.dumps(p) + "\n" for p in PAIRS))
+    server = serve(*urls(good, other, absent))
+    for reason in ("another model", f"{absent.url} is out"):
+        server.wait_for(lambda: reason.encode() in server.read_log(), reason)
     # Which of the two is asked first is not known; whichever it is, the scores are of one model.
-    margins = [json.loads(line) for line in done.stdout.splitlines()]
-    offsets = {round(r["margin"] - formula(r["ids_sha256"]), 3) for r in margins}
-    assert len(offsets) == 1 and b"another model" in done.stderr
+    documents = DOCUMENTS[:50]
+    margins = [formula(r["ids_sha256"]) for r in score([{"query": "q", "document": d} for d in documents])]
+    results = server.post("/v1/rerank", {"query": "q", "documents": documents}).json()["results"]
+    found = [r["relevance_score"] for r in sorted(results, key=lambda r: r["index"])]
+    assert any(found == pytest.approx([sigmoid(m + shift) for m in margins], abs=1e-5) for shift in (0, 5))
 
 
 # ---- faults

@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -15,7 +16,9 @@ import time
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "cli"))
-from support import HANG_S, PROGRAM, environment, free_port  # noqa: E402
+from support import HANG_S, PROGRAM, environment  # noqa: E402
+
+READY = re.compile(rb'"message": "ready on [^"]*:(\d+)"')
 
 
 class Answer:
@@ -28,14 +31,14 @@ class Answer:
 
 class Server:
     def __init__(self, *options, wrapper=(), **variables):
-        self.port = free_port()
-        command = [*wrapper, PROGRAM, "serve", "--port", str(self.port), "--threads", "1", "--log-format", "json"]
+        command = [*wrapper, PROGRAM, "serve", "--port", "0", "--threads", "1", "--log-format", "json"]
         command += ["--no-self-test", *options]  # it would count among the requests
         # Into a file: a pipe that nobody empties would hold the server up.
         self.log = tempfile.TemporaryFile()
         self.process = subprocess.Popen(command, stderr=self.log, env=environment(**variables))
-        self.wait_for(lambda: b'"message": "ready on' in self.read_log() or self.process.poll() is not None, "the server's start")
+        self.wait_for(lambda: READY.search(self.read_log()) or self.process.poll() is not None, "the server's start")
         assert self.process.poll() is None, self.read_log()
+        self.port = int(READY.search(self.read_log())[1])
 
     def read_log(self):
         return os.pread(self.log.fileno(), 1 << 24, 0)

@@ -2,40 +2,29 @@
 const { spawn } = require('node:child_process');
 const fs = require('node:fs');
 const http = require('node:http');
-const net = require('node:net');
 const path = require('node:path');
 
 const root = path.join(__dirname, '..', '..');
 const program = path.join(process.env.QR_BUILD ?? path.join(root, 'build'), 'qwen-rerank');
 
-function freePort() {
-    return new Promise((resolve) => {
-        const probe = net.createServer().listen(0, '127.0.0.1', () => {
-            const { port } = probe.address();
-            probe.close(() => resolve(port));
-        });
-    });
-}
-
 /** The program with its built-in model, ready to answer. */
 async function startReal(...options) {
-    const port = await freePort();
     const child = spawn(
         program,
-        ['serve', '--model', 'builtin', '--threads', '1', '--port', String(port), '--log-level', 'info', ...options],
+        ['serve', '--model', 'builtin', '--threads', '1', '--port', '0', '--log-level', 'info', ...options],
         {
             stdio: ['ignore', 'ignore', 'pipe'],
         },
     );
     let log = '';
-    await new Promise((resolve, reject) => {
+    const url = await new Promise((resolve, reject) => {
         child.stderr.on('data', (data) => {
             log += data;
-            if (log.includes('ready on')) resolve();
+            const ready = /ready on (http:\S*:\d+)\D/.exec(log);
+            if (ready) resolve(ready[1]);
         });
         child.on('exit', () => reject(new Error(`the server ended:\n${log}`)));
     });
-    const url = `http://127.0.0.1:${port}`;
     return {
         url,
         async metric(name) {
