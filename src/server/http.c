@@ -33,6 +33,7 @@
 
 static const double watch_interval_s = 0.25;
 static const double settle_s = 0.2;
+static const double silent_s = 1;
 static const size_t large_bytes = (size_t) 1 << 20;
 
 enum phase { READING, WAITING, STREAMING, ANSWERED };
@@ -40,6 +41,11 @@ enum phase { READING, WAITING, STREAMING, ANSWERED };
 typedef struct header {
     char *name, *value;
 } header;
+
+/* What libmicrohttpd keeps for us of a connection. */
+typedef struct peer {
+    int is_silent; /* guarded by http->lock */
+} peer;
 
 typedef struct sv_http_part {
     sv_http *http;
@@ -73,6 +79,7 @@ struct sv_http {
     size_t n_exchanges;
     size_t n_in_work; /* of these, those that the handler has */
     size_t n_begun;   /* requests since the start */
+    size_t n_silent;  /* connections on which no request has come so far */
     int quiesced, closing, watcher_sleeps;
     int has_freed_much; /* since memory was last given back to the system */
 };
@@ -133,6 +140,33 @@ static const char *path_of(const char *target)
     return path != NULL ? path : "/";
 }
 
+/* With the lock held: there is a request, or there will be none. */
+static void hear(sv_http *h, peer *c)
+{
+    if (c == NULL || !c->is_silent) return;
+    c->is_silent = 0;
+    h->n_silent--;
+    if (__atomic_load_n(&h->quiesced, __ATOMIC_RELAXED)) pthread_cond_broadcast(&h->changed);
+}
+
+static void on_connection(void *arg, struct MHD_Connection *connection, void **context, enum MHD_ConnectionNotificationCode code)
+{
+    (void) connection;
+    sv_http *h = arg;
+    peer *c = code == MHD_CONNECTION_NOTIFY_STARTED ? qr_calloc(1, sizeof *c) : *context;
+    if (c == NULL) return; /* without memory, it is not waited for */
+    pthread_mutex_lock(&h->lock);
+    if (code == MHD_CONNECTION_NOTIFY_STARTED) {
+        c->is_silent = 1;
+        h->n_silent++;
+    } else {
+        hear(h, c);
+    }
+    pthread_mutex_unlock(&h->lock);
+    *context = code == MHD_CONNECTION_NOTIFY_STARTED ? c : NULL;
+    if (code == MHD_CONNECTION_NOTIFY_CLOSED) qr_free(c);
+}
+
 static sv_exchange *new_exchange(sv_http *h, struct MHD_Connection *connection, const char *method, const char *target)
 {
     const char *path = path_of(target);
@@ -155,6 +189,8 @@ static sv_exchange *new_exchange(sv_http *h, struct MHD_Connection *connection, 
     pthread_mutex_lock(&h->lock);
     h->n_exchanges++;
     h->n_begun++;
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    if (info != NULL) hear(h, info->socket_context);
     p->link = &h->exchanges;
     if ((p->next = h->exchanges) != NULL) p->next->http->link = &p->next;
     h->exchanges = x;
@@ -642,9 +678,10 @@ static qr_status start_daemon(sv_http *h, qr_error *err)
         items[n++] = (struct MHD_OptionItem){MHD_OPTION_HTTPS_MEM_KEY, 0, h->tls_key};
     }
     items[n] = (struct MHD_OptionItem){MHD_OPTION_END, 0, NULL};
-    h->daemon = MHD_start_daemon(flags, 0, NULL, NULL, on_request, h, MHD_OPTION_EXTERNAL_LOGGER, on_mhd_log, h,
-                                 MHD_OPTION_NOTIFY_COMPLETED, on_completed, h, MHD_OPTION_URI_LOG_CALLBACK, cut_query_string, NULL,
-                                 MHD_OPTION_UNESCAPE_CALLBACK, unescape, NULL, MHD_OPTION_ARRAY, items, MHD_OPTION_END);
+    h->daemon =
+        MHD_start_daemon(flags, 0, NULL, NULL, on_request, h, MHD_OPTION_EXTERNAL_LOGGER, on_mhd_log, h, MHD_OPTION_NOTIFY_CONNECTION,
+                         on_connection, h, MHD_OPTION_NOTIFY_COMPLETED, on_completed, h, MHD_OPTION_URI_LOG_CALLBACK, cut_query_string,
+                         NULL, MHD_OPTION_UNESCAPE_CALLBACK, unescape, NULL, MHD_OPTION_ARRAY, items, MHD_OPTION_END);
     if (h->daemon == NULL)
         return qr_fail(err, QR_E_IO, "libmicrohttpd does not start%s",
                        o->tls_cert != NULL ? ": are certificate and key PEM, and a pair?" : "");
@@ -710,7 +747,7 @@ static int wait_for_answers(sv_http *h, const struct timespec *until)
 
 size_t sv_http_drain(sv_http *h, double seconds)
 {
-    struct timespec until = after(seconds);
+    struct timespec until = after(seconds), heard = after(seconds < silent_s ? seconds : silent_s);
     __atomic_store_n(&h->quiesced, 1, __ATOMIC_RELAXED);
     MHD_socket listener = MHD_quiesce_daemon(h->daemon);
     if (listener != MHD_INVALID_SOCKET) {
@@ -720,8 +757,10 @@ size_t sv_http_drain(sv_http *h, double seconds)
     h->listener = -1;
     if (h->unix_socket != NULL) unlink(h->unix_socket);
     pthread_mutex_lock(&h->lock);
-    /* A request may have been sent and not be read yet: there are none once nothing has begun for a while. */
+    /* A request may have been sent and not be read yet: there are none once nothing has begun for a while. Who has just connected gets
+     * longer, but not for ever: browsers connect in advance. */
     for (size_t begun = h->n_begun + 1; begun != h->n_begun && wait_for_answers(h, &until);) {
+        while (h->n_silent > 0 && pthread_cond_timedwait(&h->changed, &h->lock, &heard) != ETIMEDOUT) continue;
         struct timespec quiet = after(settle_s);
         begun = h->n_begun;
         while (begun == h->n_begun && pthread_cond_timedwait(&h->changed, &h->lock, &quiet) != ETIMEDOUT) continue;

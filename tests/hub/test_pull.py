@@ -10,7 +10,7 @@ import time
 
 import pytest
 from hub_server import COMMIT, Hub
-from support import DATA, PROGRAM, cli, environment
+from support import DATA, HANG_S, PROGRAM, cli, environment
 
 REPO = "test/model"
 WEIGHTS = "model.safetensors"
@@ -210,9 +210,11 @@ def test_killed_and_resumed(hub, env, files):
 def test_interrupted(hub, env):
     hub.rate = 500_000
     with subprocess.Popen([PROGRAM, "pull", REPO], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        time.sleep(1)
+        while hub.bytes_served == 0:
+            assert process.poll() is None
+            time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=20)
+        _, stderr = process.communicate(timeout=HANG_S)
     assert process.returncode == 130 and b"goes on from there" in stderr
 
 
