@@ -9,6 +9,7 @@ comma := ,
 SAN ?=
 PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 60
+FUZZ_SEED ?= 0
 # Most tests wait: for servers that stall, for what must not happen.
 TEST_JOBS ?= $(shell getconf _NPROCESSORS_ONLN | awk '{ print $$1 < 7 ? $$1 + 1 : 8 }')
 TORCH_VERSIONS ?= 2.9.1 2.10.0 2.11.0 2.12.0 2.14.1
@@ -171,12 +172,12 @@ bench-http: build ## what the service costs around the model (wrk, a backend tha
 	@scripts/deps.sh bench-http
 	@scripts/bench_http.sh $(BUILD)
 
-fuzz: ## every parser under libFuzzer for FUZZ_SECONDS (60) each
+fuzz: ## every parser under libFuzzer for FUZZ_SECONDS (60) each; FUZZ_SEED=N for the same inputs again
 	@scripts/deps.sh build clang
 	@test -e build-fuzz/build.ninja || cmake -S . -B build-fuzz -G Ninja -DCMAKE_C_COMPILER=clang -DCMAKE_BUILD_TYPE=Debug \
 	    -DCMAKE_C_FLAGS_DEBUG="-O1 -g" -DSAN=address,undefined -DQR_FUZZ=ON -DQR_TESTS=OFF -DQR_TEST_DATA=$(QR_TEST_DATA)
 	@cmake --build build-fuzz
-	@scripts/fuzz.sh build-fuzz $(FUZZ_SECONDS)
+	@scripts/fuzz.sh build-fuzz $(FUZZ_SECONDS) $(FUZZ_SEED)
 
 format: ## formats all C files in place
 	@scripts/deps.sh lint

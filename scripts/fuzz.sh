@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Runs every libFuzzer target of a build for some seconds each; fails on the first crash, hang or sanitizer report.
 #
-# usage: scripts/fuzz.sh BUILD_DIR SECONDS
+# usage: scripts/fuzz.sh BUILD_DIR SECONDS [SEED]     SEED: 0 (the default) for another one every time
 #
 # The corpus lives in BUILD_DIR/corpus/TARGET and grows from run to run. It starts from the golden files and from tests/fuzz/seeds/TARGET
 # where that folder exists. A crashing input is left in BUILD_DIR/crashes: add it to the seeds together with the fix.
 set -euo pipefail
 
 build=$(realpath "$1")
-seconds=$2
+seconds=$2 seed=${3-0}
 cd "$(dirname "$0")/.."
 
 shopt -s nullglob
@@ -37,7 +37,7 @@ for target in "${targets[@]}"; do
     fi
     echo "== $target, $seconds s"
     # leaks are found at exit, once; -timeout is per input: everything here is linear or n log n in at most 64 KiB
-    if ! "$build/$target" -max_total_time="$seconds" -max_len=65536 -timeout=20 -rss_limit_mb=4096 -print_final_stats=1 -verbosity=0 \
+    if ! "$build/$target" -max_total_time="$seconds" -seed="$seed" -max_len=65536 -timeout=20 -rss_limit_mb=4096 -print_final_stats=1 -verbosity=0 \
         -artifact_prefix="$build/crashes/$target-" "$corpus" >"$build/$target.log" 2>&1; then
         tail -n 60 "$build/$target.log"
         echo "fuzz.sh: $target failed; the input is in $build/crashes, the whole log in $build/$target.log" >&2
