@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Many small requests at once beside one big one: documents per second of each, and the waiting times of the small ones.
+"""Many small requests at once beside one big one: documents per second of each, the waiting times of the small ones, and the service's memory.
 
     many_clients.py --model DIR [--program build/qwen-rerank] [--clients 64] [--documents 5] [--rounds N] WORKLOAD.json
 
@@ -10,6 +10,7 @@ import argparse
 import http.client
 import json
 import pathlib
+import re
 import statistics
 import subprocess
 import threading
@@ -38,6 +39,11 @@ class Service:
         connection.request(method, path, json.dumps(body) if body else None, {"Content-Type": "application/json"})
         response = connection.getresponse()
         return response.status, response.read()
+
+    def memory(self):
+        """Megabytes, without what is the page cache's."""
+        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"RssAnon:\s+(\d+) kB", status)[1]) * 1024 / 1e6
 
     def rerank(self, query, documents, connection=None):
         start = time.perf_counter()
@@ -68,12 +74,15 @@ def main():
         service.rerank("to get warm", documents(0, 10))
         big = [n / service.rerank(f"{workload['query']} (all)", documents(0, n))]
         waits = [[] for _ in range(args.clients)]
+        memory = []  # after each tenth of the first client's requests
 
         def client(number):
             connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=3600)
             for turn in range(args.rounds):
                 query = f"{workload['query']} ({number}, {turn})"
                 waits[number].append(service.rerank(query, documents(number * args.documents, args.documents), connection))
+                if number == 0 and (turn + 1) * 10 // args.rounds > turn * 10 // args.rounds:
+                    memory.append(service.memory())
 
         threads = [threading.Thread(target=client, args=(i,)) for i in range(args.clients)]
         start = time.perf_counter()
@@ -90,6 +99,7 @@ def main():
     p50, p99 = statistics.median(all_waits), all_waits[int(0.99 * (len(all_waits) - 1))]
     print(f"one request of {n} documents: {big[0]:.2f} and {big[1]:.2f} documents/s")
     print(f"{args.clients} clients x {args.documents} documents, {args.rounds} rounds: {small:.2f} documents/s, {small / statistics.mean(big):.2f} of that")
+    print(f"memory as it goes: {' '.join(f'{m:.0f}' for m in memory)} MB")
     print(f"waiting times: median {p50:.2f} s, 99 % {p99:.2f} s, ratio {p99 / p50:.2f}")
 
 
