@@ -8,7 +8,7 @@
 set -euo pipefail
 
 build=$(realpath "$1")
-seconds=$2 seed=${3-0}
+seconds=$2 random_seed=${3-0}
 cd "$(dirname "$0")/.."
 
 shopt -s nullglob
@@ -37,7 +37,7 @@ for target in "${targets[@]}"; do
     fi
     echo "== $target, $seconds s"
     # leaks are found at exit, once; -timeout is per input: everything here is linear or n log n in at most 64 KiB
-    if ! "$build/$target" -max_total_time="$seconds" -seed="$seed" -max_len=65536 -timeout=20 -rss_limit_mb=4096 -print_final_stats=1 -verbosity=0 \
+    if ! "$build/$target" -max_total_time="$seconds" -seed="$random_seed" -max_len=65536 -timeout=20 -rss_limit_mb=4096 -print_final_stats=1 -verbosity=0 \
         -artifact_prefix="$build/crashes/$target-" "$corpus" >"$build/$target.log" 2>&1; then
         tail -n 60 "$build/$target.log"
         echo "fuzz.sh: $target failed; the input is in $build/crashes, the whole log in $build/$target.log" >&2

@@ -760,10 +760,10 @@ size_t sv_http_drain(sv_http *h, double seconds)
     /* A request may have been sent and not be read yet: there are none once nothing has begun for a while. Who has just connected gets
      * longer, but not for ever: browsers connect in advance. */
     for (size_t begun = h->n_begun + 1; begun != h->n_begun && wait_for_answers(h, &until);) {
-        while (h->n_silent > 0 && pthread_cond_timedwait(&h->changed, &h->lock, &heard) != ETIMEDOUT) continue;
         struct timespec quiet = after(settle_s);
         begun = h->n_begun;
         while (begun == h->n_begun && pthread_cond_timedwait(&h->changed, &h->lock, &quiet) != ETIMEDOUT) continue;
+        while (h->n_silent > 0 && pthread_cond_timedwait(&h->changed, &h->lock, &heard) != ETIMEDOUT) continue;
     }
     size_t left = h->n_exchanges;
     pthread_mutex_unlock(&h->lock);
