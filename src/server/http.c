@@ -153,18 +153,19 @@ static void on_connection(void *arg, struct MHD_Connection *connection, void **c
 {
     (void) connection;
     sv_http *h = arg;
-    peer *c = code == MHD_CONNECTION_NOTIFY_STARTED ? qr_calloc(1, sizeof *c) : *context;
-    if (c == NULL) return; /* without memory, it is not waited for */
-    pthread_mutex_lock(&h->lock);
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
+        peer *c = *context = qr_calloc(1, sizeof *c);
+        if (c == NULL) return; /* it is not waited for */
+        pthread_mutex_lock(&h->lock);
         c->is_silent = 1;
         h->n_silent++;
+        pthread_mutex_unlock(&h->lock);
     } else {
-        hear(h, c);
+        pthread_mutex_lock(&h->lock);
+        hear(h, *context);
+        pthread_mutex_unlock(&h->lock);
+        qr_free(*context);
     }
-    pthread_mutex_unlock(&h->lock);
-    *context = code == MHD_CONNECTION_NOTIFY_STARTED ? c : NULL;
-    if (code == MHD_CONNECTION_NOTIFY_CLOSED) qr_free(c);
 }
 
 static sv_exchange *new_exchange(sv_http *h, struct MHD_Connection *connection, const char *method, const char *target)

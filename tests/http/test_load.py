@@ -301,4 +301,4 @@ def test_who_has_just_connected_may_ask(start):
         answer = asks.makefile("rb").read()
         assert b"\r\nConnection: close\r\n" in answer and answer.endswith(b'{"status": "ok"}\n')
         assert server.process.wait(timeout=HANG_S) == 0
-        assert time.monotonic() - begin >= 0.9  # the other one had a second to ask, no more
+        assert time.monotonic() - begin >= 0.9  # the other one had a second to ask
